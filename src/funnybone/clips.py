@@ -1,0 +1,241 @@
+"""Clips: a batch of recorded motions, and what must be known of them to attack them honestly."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from funnybone.errors import DataError
+from funnybone.skeletons import Skeleton
+
+
+@dataclass(frozen=True, eq=False)
+class Clips:
+    """A batch of motions of one or more persons on one skeleton.
+
+    Parameters
+    ----------
+    xyz : Float[Tensor, "N M T V C"]
+        Joint positions of N clips, M persons, T frames, V joints; C = 3 in metres (or C = 2 in ``unit``).
+        Zero where not valid, so that a victim can tell absent persons from present ones.
+    valid : Bool[Tensor, "N M T"]
+        False on padding frames and absent persons. Attacks never move what is not valid.
+    labels : Int[Tensor, "N"]
+        The true class of each clip, an index into ``classes``.
+    classes : tuple of str
+        Class names.
+    skeleton : Skeleton
+        The V joints.
+    fps : Float[Tensor, "N"]
+        Frames per second of each clip; clips resampled to one length have different rates.
+    ids : tuple of str
+        A name for each clip, unique.
+    groups : mapping of str to tuple of str
+        What clips can be split by: ``{"subject": ("bd", "bk", ...), "view": ...}``, one value for each clip.
+    name : str
+        The data set's name, for tables.
+    up : {"x", "y", "z"}
+        The vertical axis.
+    unit : {"metre", "pixel", "normalised"}
+        Unit of ``xyz``.
+    synthetic : bool
+        True when no person was recorded; carried to wherever the data are named.
+
+    Raises
+    ------
+    DataError
+        For shapes that disagree, NaN or infinity, an empty clip, labels outside of the classes, repeated ids.
+
+    Examples
+    --------
+    >>> from funnybone.skeletons import COCO17
+    >>> clips = Clips(torch.zeros(2, 1, 30, 17, 3), torch.ones(2, 1, 30, dtype=torch.bool), torch.tensor([0, 1]),
+    ...               ("walk", "run"), COCO17, torch.full((2,), 30.0), ("a", "b"))
+    >>> clips
+    Clips('clips', n=2, persons=1, frames=30, COCO17, 2 classes)
+    >>> clips[1].ids
+    ('b',)
+    """
+
+    xyz: Float[Tensor, "N M T V C"]
+    valid: Bool[Tensor, "N M T"]
+    labels: Int[Tensor, " N"]
+    classes: tuple[str, ...]
+    skeleton: Skeleton
+    fps: Float[Tensor, " N"]
+    ids: tuple[str, ...]
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    name: str = "clips"
+    up: Literal["x", "y", "z"] = "y"
+    unit: Literal["metre", "pixel", "normalised"] = "metre"
+    synthetic: bool = False
+
+    def __post_init__(self) -> None:
+        if self.xyz.ndim != 5:
+            raise DataError(f"{self.name}: xyz has shape {tuple(self.xyz.shape)}", hint="it must be (N, M, T, V, C)")
+        n, m, t, v, _ = self.xyz.shape
+        if not self.xyz.is_floating_point():
+            raise DataError(f"{self.name}: xyz is {self.xyz.dtype}", hint="give float32 positions in metres")
+        if v != len(self.skeleton.joints):
+            raise DataError(
+                f"{self.name}: xyz has {v} joints, skeleton {self.skeleton.name} has {len(self.skeleton.joints)}",
+                hint="name the skeleton that the file was recorded with",
+            )
+        if self.valid.shape != (n, m, t) or self.valid.dtype != torch.bool:
+            raise DataError(
+                f"{self.name}: valid is {self.valid.dtype} of shape {tuple(self.valid.shape)}",
+                hint=f"it must be bool of shape {(n, m, t)}",
+            )
+        counts = {"labels": len(self.labels), "fps": len(self.fps), "ids": len(self.ids)}
+        counts |= {f"group {key!r}": len(values) for key, values in self.groups.items()}
+        for what, count in counts.items():
+            if count != n:
+                raise DataError(f"{self.name}: {count} {what} for {n} clips", hint="give one for each clip")
+        if len(set(self.ids)) != n:
+            raise DataError(f"{self.name}: a clip id occurs twice", hint="ids must be unique")
+        if n == 0:
+            return
+        empty = ~self.valid.flatten(1).any(1)
+        if empty.any():
+            raise DataError(f"{self.name}: clip {self._id(empty)} has no valid frame", hint="leave it out")
+        wrong = ~torch.isfinite(self.xyz)
+        if wrong.any():
+            i, person, frame, joint, _ = (int(index) for index in wrong.nonzero()[0])
+            raise DataError(
+                f"{self.name}: clip {self.ids[i]}, person {person}, frame {frame}, joint "
+                f"{self.skeleton.joints[joint]}: not a finite number",
+                hint="interpolate the gap or mark the frame as not valid with zeros",
+            )
+        outside = (self.labels < 0) | (self.labels >= len(self.classes))
+        if outside.any():
+            raise DataError(
+                f"{self.name}: clip {self._id(outside)} has label {int(self.labels[outside][0])}, "
+                f"there are {len(self.classes)} classes"
+            )
+        if not bool(((self.fps > 0) & torch.isfinite(self.fps)).all()):
+            raise DataError(f"{self.name}: a frame rate is not a positive number", hint="give fps in Hz")
+
+    def _id(self, chosen: Tensor) -> str:
+        return self.ids[int(chosen.nonzero()[0])]
+
+    def __len__(self) -> int:
+        return len(self.xyz)
+
+    def __repr__(self) -> str:
+        _, m, t, _, _ = self.xyz.shape
+        kind = ", synthetic" if self.synthetic else ""
+        return (
+            f"Clips({self.name!r}, n={len(self)}, persons={m}, frames={t}, {self.skeleton.name}, "
+            f"{len(self.classes)} classes{kind})"
+        )
+
+    def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> "Clips":
+        """Return the chosen clips: an index, a slice, a list, an index tensor or a mask."""
+        if isinstance(index, int):
+            index = [index]
+        rows = torch.arange(len(self))[index.cpu() if isinstance(index, Tensor) else index].tolist()
+        return dataclasses.replace(
+            self,
+            xyz=self.xyz[rows],
+            valid=self.valid[rows],
+            labels=self.labels[rows],
+            fps=self.fps[rows],
+            ids=tuple(self.ids[row] for row in rows),
+            groups={key: tuple(values[row] for row in rows) for key, values in self.groups.items()},
+        )
+
+    @property
+    def dt(self) -> Float[Tensor, " N"]:
+        """Seconds between two frames of each clip."""
+        return 1 / self.fps
+
+    def to(self, device: torch.device | str) -> "Clips":
+        """Return the clips on a device."""
+        moved = {key: getattr(self, key).to(device) for key in ("xyz", "valid", "labels", "fps")}
+        return dataclasses.replace(self, **moved)
+
+    def with_xyz(self, xyz: Float[Tensor, "N M T V C"]) -> "Clips":
+        """Return the same clips with other positions."""
+        return dataclasses.replace(self, xyz=xyz)
+
+    def select(self, split: str) -> "Clips":
+        """Return the part that a split names.
+
+        Parameters
+        ----------
+        split : str
+            ``"subject:mm,tr"``: the clips of these subjects. ``"!subject:mm,tr"``: all others.
+            The key is one of ``groups`` or ``class``.
+
+        Raises
+        ------
+        DataError
+            For an unknown key or value, or a part without clips.
+        """
+        inverted, rule = split.startswith("!"), split.removeprefix("!")
+        key, colon, wanted = rule.partition(":")
+        known = {**self.groups, "class": tuple(self.classes[label] for label in self.labels.tolist())}
+        if not colon or key not in known:
+            raise DataError(
+                f"{self.name}: cannot split by {split!r}",
+                hint=f"write KEY:VALUE,VALUE with KEY one of {', '.join(sorted(known))}",
+            )
+        values = {value.strip() for value in wanted.split(",")}
+        unknown = values - set(known[key])
+        if unknown:
+            raise DataError(
+                f"{self.name}: no clip has {key} {', '.join(sorted(unknown))}",
+                hint=f"there are {', '.join(sorted(set(known[key])))}",
+            )
+        rows = [row for row, value in enumerate(known[key]) if (value in values) != inverted]
+        if not rows:
+            raise DataError(f"{self.name}: split {split!r} is empty", hint="leave some values on each side")
+        return self[rows]
+
+    def resample(self, frames: int) -> "Clips":
+        """Return clips of one length, each keeping its duration and getting its own frame rate.
+
+        Linear interpolation between the first and the last valid frame of each clip (over its persons); a frame is
+        valid where both of the frames it lies between are. Between frames a rotating bone is shorter than it was
+        recorded, by the chord of its arc.
+
+        Parameters
+        ----------
+        frames : int
+            Frames of the result, at least 2.
+        """
+        if frames < 2:
+            raise DataError(f"cannot resample to {frames} frames", hint="give at least 2")
+        n, m, t, v, c = self.xyz.shape
+        some = self.valid.any(1)
+        time = torch.arange(t, device=some.device)
+        first = torch.where(some, time, t).amin(1)
+        last = torch.where(some, time, -1).amax(1)
+        span = (last - first).to(self.xyz.dtype)
+        place = first[:, None] + span[:, None] * torch.linspace(0, 1, frames, device=some.device)
+        low = place.floor().long().clamp(max=t - 1)
+        weight = place - low
+        high = torch.minimum(low + (weight > 0), last[:, None])
+
+        def take(values: Tensor, rows: Tensor) -> Tensor:
+            rows = rows.reshape(n, 1, frames, *(1,) * (values.ndim - 3))
+            return values.gather(2, rows.expand(n, m, frames, *values.shape[3:]))
+
+        valid = take(self.valid, low) & take(self.valid, high)
+        # A person who is seen only between two resampled frames would vanish from the clip; that clip cannot be kept.
+        weight = weight[:, None, :, None, None]
+        xyz = torch.lerp(take(self.xyz, low), take(self.xyz, high), weight.expand(n, m, frames, v, c))
+        fps = torch.where(span > 0, self.fps * (frames - 1) / span.clamp(min=1), self.fps)
+        return dataclasses.replace(self, xyz=xyz * valid[..., None, None], valid=valid, fps=fps)
+
+    def fingerprints(self) -> tuple[str, ...]:
+        """A content hash of each clip: positions, validity, frame rate and label."""
+        parts = (self.xyz, self.valid, self.fps, self.labels)
+        arrays = [part.detach().cpu().contiguous().numpy() for part in parts]
+        rows = zip(*arrays, strict=True)
+        return tuple(hashlib.sha256(b"".join(part.tobytes() for part in row)).hexdigest()[:32] for row in rows)
