@@ -216,6 +216,8 @@ class Clips:
         time = torch.arange(t, device=some.device)
         first = torch.where(some, time, t).amin(1)
         last = torch.where(some, time, -1).amax(1)
+        if t == frames and bool((last - first == t - 1).all()):
+            return self
         span = (last - first).to(self.xyz.dtype)
         place = first[:, None] + span[:, None] * torch.linspace(0, 1, frames, device=some.device)
         low = place.floor().long().clamp(max=t - 1)
@@ -227,7 +229,6 @@ class Clips:
             return values.gather(2, rows.expand(n, m, frames, *values.shape[3:]))
 
         valid = take(self.valid, low) & take(self.valid, high)
-        # A person who is seen only between two resampled frames would vanish from the clip; that clip cannot be kept.
         weight = weight[:, None, :, None, None]
         xyz = torch.lerp(take(self.xyz, low), take(self.xyz, high), weight.expand(n, m, frames, v, c))
         fps = torch.where(span > 0, self.fps * (frames - 1) / span.clamp(min=1), self.fps)

@@ -1,0 +1,29 @@
+"""Skeleton classifiers: `create` builds one by name, `load_weights` reads a trained one from a file.
+
+A model is a `torch.nn.Module` that maps (N, M, T, V, C) positions to (N, classes) logits and whose ``features`` gives
+the vector that enters its classifier. Each family is one file of this package and registers itself.
+"""
+
+from funnybone.models.preprocess import Preprocess
+from funnybone.models.registry import Model, create, models, names, register_model
+from funnybone.models.weights import (
+    WeightsRecord,
+    list_packaged,
+    load_weights,
+    packaged,
+    save_weights,
+)
+
+__all__ = [
+    "Model",
+    "Preprocess",
+    "WeightsRecord",
+    "create",
+    "list_packaged",
+    "load_weights",
+    "models",
+    "names",
+    "packaged",
+    "register_model",
+    "save_weights",
+]

@@ -12,8 +12,8 @@ from funnybone.skeletons import Skeleton
 class Example:
     """One clean clip, its adversary, and what the victim said of both.
 
-    ``clean`` and ``adversarial`` are (M, T, V, C) in metres, ``valid`` is (M, T), ``fps`` in Hz;
-    ``displacement`` is the mean joint displacement in metres.
+    ``clean`` and ``adversarial`` are (M, T, V, C) in ``unit``, ``valid`` is (M, T), ``fps`` in Hz;
+    ``displacement`` is the mean joint displacement in ``unit`` ("metre", "pixel" or "normalised", as in `Clips`).
     """
 
     clip: str
@@ -30,3 +30,4 @@ class Example:
     adversarial_prediction: str
     success: bool
     displacement: float
+    unit: str = "metre"

@@ -1,0 +1,295 @@
+"""What every attack shares: checks, metering, who is attacked, and the verdict on what is stored."""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+import funnybone
+from funnybone.clips import Clips
+from funnybone.errors import DataError
+from funnybone.goals import AnythingBut, Goal
+from funnybone.metrics.deviations import deviations
+from funnybone.outcome import Outcome
+from funnybone.registry import Registry
+from funnybone.settings import build
+from funnybone.threat.base import Threat, Unbounded
+from funnybone.victims.access import LEVELS, Access, Meter, offers, view
+from funnybone.victims.base import Victim, predict
+
+# Rounding aside, a success outside of the threat model is no success.
+TOLERANCE = 1e-6
+
+# Told after every step: clips done, of those successful, clips in all.
+Progress = Callable[[int, int, int], None]
+
+attacks: Registry[type["Attack"]] = Registry("attack", "funnybone.attacks")
+register_attack = attacks.register
+
+
+def create_attack(name: str, **settings: Any) -> "Attack":
+    """Return an attack by name.
+
+    Raises
+    ------
+    DataError
+        For an unknown name, or a setting that the attack does not have or cannot take.
+
+    Examples
+    --------
+    >>> create_attack("pgd", steps=20)
+    PGD(steps=20, step_size=0.1, random_start=True)
+    """
+    return build("attack", name, attacks[name], settings)
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """The clips that still stand, and all that an attack may know of them.
+
+    Attributes
+    ----------
+    victim : view
+        The victim with the attack's access and no more; every question is metered.
+    goal : Goal
+        When a clip has fallen.
+    threat : Threat
+        Where the clips must stay.
+    clean : Float[Tensor, "N M T V C"]
+        Where they started.
+    clips : Clips
+        Labels, validity, frame rates, skeleton.
+    reference : Int[Tensor, "N"]
+        The class that the goal refers to.
+    rows : Int[Tensor, "N"]
+        Which clip of the meter each one is.
+    generator : torch.Generator
+        The only source of chance.
+    state : dict of str to Tensor
+        What an attack remembers of each clip (momenta, multipliers): N first, so that it follows the clips.
+    """
+
+    victim: Any
+    goal: Goal
+    threat: Threat
+    clips: Clips
+    reference: Int[Tensor, " N"]
+    rows: Int[Tensor, " N"]
+    generator: torch.Generator
+    state: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def clean(self) -> Float[Tensor, "N M T V C"]:
+        return self.clips.xyz
+
+    @property
+    def movable(self) -> Bool[Tensor, "N M T 1 1"]:
+        """True on valid frames of present persons."""
+        return self.clips.valid[..., None, None]
+
+    def constrain(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N M T V C"]:
+        """Return clips inside the threat model, untouched where not valid."""
+        xyz = torch.where(self.movable & torch.isfinite(xyz), xyz, self.clean)
+        return self.threat.project(self.clean, xyz)
+
+    def gradient(
+        self, xyz: Float[Tensor, "N M T V C"]
+    ) -> tuple[Float[Tensor, "N K"], Float[Tensor, " N"], Float[Tensor, "N M T V C"]]:
+        """Return logits, the goal's loss and its gradient with respect to positions (zero where not valid)."""
+        xyz = xyz.detach().requires_grad_(True)
+        with torch.enable_grad():
+            logits = self.victim.logits(xyz, self.rows)
+            loss = self.goal.loss(logits.float(), self.reference)
+            # Clips do not meet inside a victim, so the gradient of the sum is the gradient of each.
+            (gradient,) = torch.autograd.grad(loss.sum(), xyz)
+        return logits.detach(), loss.detach(), torch.where(self.movable, gradient, 0)
+
+    def score(self, xyz: Float[Tensor, "N M T V C"]) -> tuple[Float[Tensor, "N K"], Float[Tensor, " N"]]:
+        """Return logits and the goal's loss, without a gradient."""
+        logits = self.victim.scores(xyz, self.rows)
+        return logits, self.goal.loss(logits.float(), self.reference)
+
+    def keep(self, mask: Bool[Tensor, " N"]) -> "Problem":
+        """Return the problem for those clips alone."""
+        if bool(mask.all()):
+            return self
+        return dataclasses.replace(
+            self,
+            clips=self.clips[mask],
+            reference=self.reference[mask],
+            rows=self.rows[mask.to(self.rows.device)],
+            state={key: value[mask] for key, value in self.state.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What `Attack.run` hands back for its clips: the best iterate of each, and what it took."""
+
+    xyz: Float[Tensor, "N M T V C"]
+    fallen: Bool[Tensor, " N"]  # what the attack believes; the verdict is taken anew
+    steps: Int[Tensor, " N"]
+    zero_gradient: Bool[Tensor, " N"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(ABC):
+    """Hyper-parameters and one rule that moves clips. Calling it attacks a victim.
+
+    Everything that decides whether an attack succeeded is here and the same for all: authors write `run` (or, for
+    gradient attacks, `GradientAttack.step`) and cannot report a success that is not one.
+    """
+
+    access: ClassVar[Access] = "gradients"
+    paper: ClassVar[str] = ""
+
+    @abstractmethod
+    def run(self, problem: Problem, progress: Progress) -> Trace:
+        """Move the clips of a problem towards its goal; return the best iterate of each."""
+
+    def __call__(
+        self,
+        victim: Victim,
+        clips: Clips,
+        *,
+        goal: Goal | None = None,
+        threat: Threat | None = None,
+        generator: torch.Generator | None = None,
+        budget: int | None = None,
+        batch_size: int = 64,
+        progress: Progress | None = None,
+    ) -> Outcome:
+        """Attack the clips that the victim gets right.
+
+        Parameters
+        ----------
+        victim : Victim
+            Who is attacked.
+        clips : Clips
+            Clean clips with their true labels; the others come back as they were.
+        goal : Goal, optional
+            `AnythingBut` by default.
+        threat : Threat, optional
+            Where the clips must stay; unbounded by default.
+        generator : torch.Generator, optional
+            The only source of chance; seeded with 0 by default.
+        budget : int, optional
+            Most queries for each clip.
+        batch_size : int
+            Clips attacked together.
+        progress : callable, optional
+            Told (clips done, successes, clips) as it goes.
+
+        Returns
+        -------
+        Outcome
+
+        Raises
+        ------
+        DataError
+            When victim, clips, goal and threat model do not fit together.
+        """
+        goal = goal or AnythingBut()
+        generator = generator if generator is not None else torch.Generator().manual_seed(0)
+        threat = (threat or Unbounded()).bind(clips.skeleton)
+        progress = progress or (lambda done, successes, total: None)
+        if len(clips) == 0:
+            raise DataError(f"{clips.name}: there are no clips to attack", hint="choose another split or limit")
+        meter = Meter(len(clips), budget)
+        asked = view(victim, self.access, meter)
+        self._judge(victim, goal)
+        prediction, logits = predict(victim, clips, batch_size)
+        reference = goal.reference(clips.labels, len(victim.classes), generator)
+        attacked = (prediction == clips.labels) & ~_achieved(goal, prediction, logits, reference)
+
+        total = int(attacked.sum())
+        xyz = clips.xyz.clone()
+        steps = torch.zeros(len(clips), dtype=torch.long)
+        zero = torch.zeros(len(clips), dtype=torch.bool)
+        done = successes = 0
+        for rows in attacked.nonzero().flatten().split(batch_size):
+            problem = Problem(
+                victim=asked,
+                goal=goal,
+                threat=threat,
+                clips=clips[rows].to(victim.device),
+                reference=reference[rows].to(victim.device),
+                rows=rows,
+                generator=generator,
+            )
+
+            def tell(more: int, won: int, _: int, done: int = done, successes: int = successes) -> None:
+                progress(done + more, successes + won, total)
+
+            trace = self.run(problem, tell)
+            found = trace.xyz.to(xyz.device, torch.float32)
+            xyz[rows] = torch.where(clips.valid[rows][..., None, None], found, clips.xyz[rows])
+            steps[rows], zero[rows] = trace.steps.cpu(), trace.zero_gradient.cpu()
+            done, successes = done + len(rows), successes + int(trace.fallen.sum())
+
+        adversarial = clips.with_xyz(xyz)
+        after, after_logits = predict(victim, adversarial, batch_size)
+        violation = threat.violation(clips.xyz, xyz)
+        achieved = _achieved(goal, after, after_logits, reference)
+        return Outcome(
+            adversarial=adversarial,
+            attacked=attacked,
+            success=attacked & achieved & (violation <= TOLERANCE),
+            steps=steps,
+            queries=meter.queries,
+            gradients=meter.gradients,
+            clean_prediction=prediction,
+            prediction=after,
+            reference=reference,
+            violation=violation,
+            zero_gradient=zero,
+            distances=deviations(clips, xyz),
+            provenance=self.provenance(victim, clips, goal, threat, budget, batch_size),
+        )
+
+    def _judge(self, victim: Victim, goal: Goal) -> None:
+        if goal.needs_scores and not offers(victim, "scores"):
+            raise DataError(
+                f"goal {goal.name} cannot be judged: victim {victim.name!r} offers {victim.access}",
+                hint=f"choose goal ab, or a victim that offers {LEVELS[1]}",
+            )
+
+    @property
+    def name(self) -> str:
+        """The name that it is registered under, or that of its class."""
+        return next((name for name in attacks.names() if attacks[name] is type(self)), type(self).__name__)
+
+    def settings(self) -> dict[str, Any]:
+        """Every hyper-parameter, as plain values."""
+        return dataclasses.asdict(self)
+
+    def provenance(
+        self, victim: Victim, clips: Clips, goal: Goal, threat: Threat, budget: int | None, batch_size: int
+    ) -> dict[str, Any]:
+        """What determined an outcome, as plain values."""
+        return {
+            "attack": self.name,
+            "access": self.access,
+            "settings": self.settings(),
+            "goal": goal.name,
+            "threat": repr(threat),
+            "victim": {"name": victim.name, "fingerprint": victim.fingerprint},
+            "data": {"name": clips.name, "synthetic": clips.synthetic},
+            "budget": budget,
+            "batch_size": batch_size,
+            "funnybone": funnybone.__version__,
+            "torch": str(torch.__version__),
+        }
+
+
+def _achieved(goal: Goal, predicted: Tensor, logits: Tensor | None, reference: Tensor) -> Tensor:
+    """Judge by logits where there are any, by labels where there are not."""
+    return goal.achieved_by_labels(predicted, reference) if logits is None else goal.achieved(logits, reference)

@@ -1,0 +1,70 @@
+"""Virtual subjects: bodies of their own, and a manner of moving that stays theirs from clip to clip."""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt64
+
+from funnybone.data.procedural import chance
+from funnybone.data.procedural.body import DOFS, PROPORTIONS
+
+# Standard deviation of a subject's posture, degrees, by movement; half a turn of hips and pelvis would slide the feet.
+_POSTURE = {"pelvis": 2.0, "spine": 3.0, "chest": 3.0, "neck": 5.0, "shoulder": 5.0, "elbow": 7.0, "wrist": 7.0,
+            "hip": 1.5, "knee": 2.5, "ankle": 0.8}  # fmt: skip
+POSTURE: Float[np.ndarray, " D"] = np.deg2rad([_POSTURE[name.split()[-2]] for name in DOFS])
+
+_VARIATION = {"hips": 0.09, "shoulders": 0.06, "hand": 0.06, "foot": 0.06}
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """P persons.
+
+    Parameters
+    ----------
+    lengths : Float[np.ndarray, "P 13"]
+        The lengths named in ``body.PROPORTIONS``, metres.
+    posture : Float[np.ndarray, "P D"]
+        How their angles at rest differ from the textbook's, radians.
+    tempo : Float[np.ndarray, " P"]
+        Standard normal: the hasty have more than 0.
+    vigour : Float[np.ndarray, " P"]
+        Standard normal: the expansive have more than 0.
+    left_handed : Bool[np.ndarray, " P"]
+        Whether they use the left hand and foot first.
+    """
+
+    lengths: Float[np.ndarray, "P 13"]
+    posture: Float[np.ndarray, "P D"]
+    tempo: Float[np.ndarray, " P"]
+    vigour: Float[np.ndarray, " P"]
+    left_handed: Bool[np.ndarray, " P"]
+
+    def __getitem__(self, rows: Int[np.ndarray, " Q"]) -> "Subjects":
+        return Subjects(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+
+def subjects(keys: UInt64[np.ndarray, " P"]) -> Subjects:
+    """Return the person that belongs to each key.
+
+    Examples
+    --------
+    >>> from funnybone.data.procedural.chance import key
+    >>> subjects(key(0, np.arange(100))).lengths.shape
+    (100, 13)
+    """
+    stature = 1.70 + 0.09 * chance.normal(keys, "stature", 1)
+    # Long-legged and long-armed persons are so in all their leg and arm bones.
+    legs, arms = np.moveaxis(0.035 * chance.normal(keys, "limbs", 2), -1, 0)
+    own = chance.normal(keys, "proportions", len(PROPORTIONS))
+    shares = np.empty_like(own)
+    for column, (part, share) in enumerate(PROPORTIONS.items()):
+        common = legs if part in ("thigh", "shank") else arms if part in ("upper arm", "forearm", "hand") else 0.0
+        shares[:, column] = share * (1 + common + _VARIATION.get(part, 0.02) * own[:, column])
+    return Subjects(
+        lengths=stature * shares,
+        posture=POSTURE * chance.normal(keys, "posture", len(DOFS)),
+        tempo=chance.normal(keys, "tempo"),
+        vigour=chance.normal(keys, "vigour"),
+        left_handed=chance.uniform(keys, "left-handed") < 0.15,
+    )

@@ -1,0 +1,199 @@
+"""Goals: when an attack has succeeded, and the loss that leads there."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from funnybone.errors import DataError
+
+
+class Goal(ABC):
+    """What the attacker wants, with respect to one reference class for each clip.
+
+    The reference is the true class for goals that lead away from it and the wanted class for goals that lead to one.
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The name on the command line: ``ab``, ``ab3``, ``sa:4``."""
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether the predicted class alone cannot tell success."""
+        return False
+
+    def reference(
+        self, labels: Int[Tensor, " N"], classes: int, generator: torch.Generator | None = None
+    ) -> Int[Tensor, " N"]:
+        """Return the class that each clip is led away from, or to."""
+        return labels
+
+    @abstractmethod
+    def achieved(self, logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"]) -> Bool[Tensor, " N"]:
+        """Judge each clip by its logits."""
+
+    @abstractmethod
+    def loss(self, logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+        """Return what gradient attacks descend, for each clip."""
+
+    def achieved_by_labels(self, predicted: Int[Tensor, " N"], reference: Int[Tensor, " N"]) -> Bool[Tensor, " N"]:
+        """Judge each clip by its predicted class alone."""
+        return predicted != reference
+
+
+@dataclass(frozen=True)
+class AnythingBut(Goal):
+    """AB, untargeted: any class but the true one.
+
+    References
+    ----------
+    Wang et al., "Understanding the Robustness of Skeleton-based Action Recognition under Adversarial Attack",
+    CVPR 2021.
+
+    Examples
+    --------
+    >>> AnythingBut().achieved(torch.tensor([[0.1, 0.9], [2.0, 1.0]]), torch.tensor([0, 0]))
+    tensor([ True, False])
+    """
+
+    @property
+    def name(self) -> str:
+        return "ab"
+
+    def achieved(self, logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"]) -> Bool[Tensor, " N"]:
+        return logits.argmax(1) != reference
+
+    def loss(self, logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+        return -functional.cross_entropy(logits, reference, reduction="none")
+
+
+@dataclass(frozen=True)
+class AnythingButTop(Goal):
+    """ABN, untargeted: the true class has left the n highest.
+
+    The published loss compares logits with the uniform distribution; here the margin of the true class over the
+    (n + 1)-th of the list is descended, which is zero exactly where the goal begins to hold.
+
+    Parameters
+    ----------
+    n : int
+        How many of the highest classes the true one must not be among; ``AnythingButTop(1)`` is `AnythingBut`.
+
+    References
+    ----------
+    Wang et al., CVPR 2021 (goal ABN, n = 3 and 5).
+
+    Examples
+    --------
+    >>> AnythingButTop(2).achieved(torch.tensor([[0.1, 0.9, 0.5], [0.7, 0.9, 0.5]]), torch.tensor([0, 0]))
+    tensor([ True, False])
+    """
+
+    n: int
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise DataError(f"goal ab{self.n}: the number of classes must be at least 1")
+
+    @property
+    def name(self) -> str:
+        return f"ab{self.n}"
+
+    @property
+    def needs_scores(self) -> bool:
+        return self.n > 1
+
+    def reference(
+        self, labels: Int[Tensor, " N"], classes: int, generator: torch.Generator | None = None
+    ) -> Int[Tensor, " N"]:
+        if self.n >= classes:
+            raise DataError(f"goal {self.name}: the victim knows only {classes} classes", hint="choose a smaller n")
+        return labels
+
+    def _margin(self, logits: Tensor, reference: Tensor) -> Tensor:
+        own = logits.gather(1, reference[:, None]).squeeze(1)
+        others = logits.scatter(1, reference[:, None], -torch.inf)
+        return own - others.topk(self.n, dim=1).values[:, -1]
+
+    def achieved(self, logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"]) -> Bool[Tensor, " N"]:
+        return self._margin(logits, reference) < 0
+
+    def loss(self, logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+        return self._margin(logits, reference)
+
+    def achieved_by_labels(self, predicted: Int[Tensor, " N"], reference: Int[Tensor, " N"]) -> Bool[Tensor, " N"]:
+        if self.needs_scores:
+            raise DataError(f"goal {self.name} cannot be judged from labels alone", hint="give access to scores")
+        return predicted != reference
+
+
+@dataclass(frozen=True)
+class Specified(Goal):
+    """SA, targeted: one class chosen by the attacker.
+
+    Parameters
+    ----------
+    target : int, optional
+        The wanted class. None draws one for each clip from the generator, never the true one.
+
+    References
+    ----------
+    Wang et al., CVPR 2021 (goal SA). Published code may draw the true class as the target; this does not.
+
+    Examples
+    --------
+    >>> Specified(1).achieved(torch.tensor([[0.1, 0.9], [2.0, 1.0]]), torch.tensor([1, 1]))
+    tensor([ True, False])
+    """
+
+    target: int | None = None
+
+    @property
+    def name(self) -> str:
+        return "sa" if self.target is None else f"sa:{self.target}"
+
+    def reference(
+        self, labels: Int[Tensor, " N"], classes: int, generator: torch.Generator | None = None
+    ) -> Int[Tensor, " N"]:
+        if self.target is None:
+            shift = torch.randint(1, classes, labels.shape, generator=generator).to(labels.device)
+            return (labels + shift) % classes
+        if not 0 <= self.target < classes:
+            raise DataError(f"goal {self.name}: there is no class {self.target}", hint=f"classes are 0..{classes - 1}")
+        return torch.full_like(labels, self.target)
+
+    def achieved(self, logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"]) -> Bool[Tensor, " N"]:
+        return logits.argmax(1) == reference
+
+    def loss(self, logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+        return functional.cross_entropy(logits, reference, reduction="none")
+
+    def achieved_by_labels(self, predicted: Int[Tensor, " N"], reference: Int[Tensor, " N"]) -> Bool[Tensor, " N"]:
+        return predicted == reference
+
+
+def parse(text: str, classes: tuple[str, ...] = ()) -> Goal:
+    """Return the goal that the command line names: ``ab``, ``ab3``, ``sa``, ``sa:4`` or ``sa:walk``.
+
+    Examples
+    --------
+    >>> parse("ab5"), parse("sa:jog", ("walk", "jog"))
+    (AnythingButTop(n=5), Specified(target=1))
+    """
+    kind, colon, target = text.partition(":")
+    if kind == "ab" and not colon:
+        return AnythingBut()
+    if kind.startswith("ab") and kind[2:].isdecimal() and not colon:
+        return AnythingButTop(int(kind[2:]))
+    if kind == "sa" and target in classes:
+        return Specified(classes.index(target))
+    if kind == "sa" and (not colon or target.isdecimal()):
+        return Specified(int(target) if colon else None)
+    if kind == "sa":
+        raise DataError(f"goal {text!r}: no class is named {target!r}", hint=f"classes are {', '.join(classes)}")
+    raise DataError(f"no goal is written {text!r}", hint="write ab, ab3, ab5, sa or sa:CLASS")

@@ -1,0 +1,136 @@
+"""What a classifier network is here, and the names under which networks are known."""
+
+import inspect
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from funnybone.errors import DataError
+from funnybone.registry import Registry
+from funnybone.skeletons import NTU25, Skeleton
+
+
+class Model(nn.Module):
+    """A network that classifies clips; the base of every family in this package.
+
+    A family implements `features` and `classify`. It adds no wrapper around its layers, so that ``state_dict()`` has
+    exactly the keys of the authors' checkpoints.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The V joints.
+    num_classes : int
+        Length of the logits.
+    persons : int
+        Person slots M of a clip; an absent person is all zeros.
+    frames : int
+        Frames T that the network is meant for. Networks that pool over time take others as well.
+    in_channels : int
+        Coordinates C of a joint.
+    """
+
+    def __init__(
+        self, skeleton: Skeleton = NTU25, num_classes: int = 60, persons: int = 2, frames: int = 64, in_channels: int = 3
+    ) -> None:
+        super().__init__()
+        sizes = {"num_classes": num_classes, "persons": persons, "frames": frames, "in_channels": in_channels}
+        for name, size in sizes.items():
+            if size < 1:
+                raise DataError(f"{type(self).__name__}: {name} is {size}", hint="give at least 1")
+        self.skeleton, self.num_classes, self.persons = skeleton, num_classes, persons
+        self.frames, self.in_channels = frames, in_channels
+
+    def forward(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N K"]:
+        """Logits of each clip."""
+        return self.classify(self.features(xyz))
+
+    def features(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N F"]:
+        """The vector of each clip that enters the classifier."""
+        raise NotImplementedError
+
+    def classify(self, features: Float[Tensor, "N F"]) -> Float[Tensor, "N K"]:
+        """Logits of a feature vector: the last layer alone."""
+        raise NotImplementedError
+
+    def check(self, xyz: Tensor) -> None:
+        """Raise `DataError` when an input is not (N, M, T, V, C) floats of this network's sizes."""
+        want = f"(N, {self.persons}, T, {len(self.skeleton.joints)}, {self.in_channels})"
+        hint = f"{type(self).__name__} on {self.skeleton.name} takes floats of shape {want}"
+        if xyz.ndim != 5 or not xyz.is_floating_point():
+            raise DataError(f"input is {xyz.dtype} of shape {tuple(xyz.shape)}", hint=hint)
+        _, persons, frames, joints, channels = xyz.shape
+        if joints != len(self.skeleton.joints):
+            raise DataError(f"input has {joints} joints", hint=hint)
+        if channels != self.in_channels:
+            raise DataError(f"input has {channels} coordinates for each joint", hint=hint)
+        if persons != self.persons:
+            raise DataError(f"input has {persons} person slots", hint=f"{hint}; fill absent persons with zeros")
+        if frames < 1:
+            raise DataError("input has no frames", hint=hint)
+
+
+models: Registry[type[Model]] = Registry("model", "funnybone.models")
+register_model = models.register
+
+
+def create(
+    name: str, *, skeleton: Skeleton = NTU25, num_classes: int = 60, persons: int = 2, frames: int = 64, **options: Any
+) -> Model:
+    """Return a freshly initialised network.
+
+    Parameters
+    ----------
+    name : str
+        One of `names()`.
+    skeleton : Skeleton
+        The V joints.
+    num_classes : int
+        Length of the logits.
+    persons : int
+        Person slots M of a clip.
+    frames : int
+        Frames T of a clip.
+    **options
+        The family's own options: ``in_channels``, ``width``, ...
+
+    Raises
+    ------
+    DataError
+        For an unknown name or option.
+
+    Examples
+    --------
+    >>> net = create("stgcn", num_classes=5, persons=1, width=4)
+    >>> import torch
+    >>> net(torch.zeros(3, 1, 20, 25, 3)).shape
+    torch.Size([3, 5])
+    >>> create("stgcnn")
+    Traceback (most recent call last):
+    ...
+    funnybone.errors.DataError: no model is named 'stgcnn'; did you mean 'stgcn'? Known: ...
+    """
+    family = models[name]
+    known = _options(family)
+    unknown = sorted(options.keys() - known)
+    if unknown:
+        raise DataError(f"model {name!r} has no option {', '.join(unknown)}", hint=f"it has {', '.join(sorted(known))}")
+    return family(skeleton=skeleton, num_classes=num_classes, persons=persons, frames=frames, **options)
+
+
+def names(pattern: str = "*") -> list[str]:
+    """Return the sorted names of the models that match a shell pattern.
+
+    Examples
+    --------
+    >>> "stgcn" in names("*gcn*")
+    True
+    """
+    return models.names(pattern)
+
+
+def _options(family: type[Model]) -> set[str]:
+    """Names of the constructor's arguments that are a family's own."""
+    shared = {"skeleton", "num_classes", "persons", "frames"}
+    return set(inspect.signature(family).parameters) - shared

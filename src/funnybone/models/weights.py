@@ -1,0 +1,289 @@
+"""Weights files: safetensors whose one metadata entry says all that is needed to rebuild and to judge a victim."""
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+import funnybone
+from funnybone.errors import DataError
+from funnybone.models.preprocess import Preprocess
+from funnybone.models.registry import Model, create
+from funnybone.skeletons import Skeleton, known
+
+ENTRY = "funnybone"
+FORMAT_VERSION = 1
+# Tensors that a defense keeps beside the victim's own.
+DEFENSE_PREFIX = "defense."
+_FOLDER = Path(__file__).parent / "weights"
+
+Record = TypeVar("Record", bound=BaseModel)
+Rate = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class SkeletonRecord(_Part):
+    """The joints that the victim was trained on."""
+
+    name: str
+    joints: tuple[str, ...]
+    parents: tuple[int, ...]
+    centre: int
+    pairs: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, skeleton: Skeleton) -> "SkeletonRecord":
+        """Return the record of a skeleton."""
+        fields = {name: getattr(skeleton, name) for name in cls.model_fields}
+        return cls(**fields)
+
+    def build(self) -> Skeleton:
+        """Return the skeleton, the known one where it is one of `funnybone.skeletons`."""
+        written = Skeleton(self.name, self.joints, self.parents, self.centre, self.pairs)
+        found = known(self.joints, self.parents)
+        return found if found == written else written
+
+
+class DataRecord(_Part):
+    """What the victim was trained on."""
+
+    name: str
+    split: str | None
+    n: Count
+    synthetic: bool
+    sha256: str
+
+
+class AccuracyRecord(_Part):
+    """Accuracy on clean clips that were not trained on, with a Wilson 95 % interval."""
+
+    value: Rate
+    ci95: tuple[Rate, Rate]
+    n: Count
+    split: str | None
+
+
+class WeightsRecord(_Part):
+    """The metadata of a weights file.
+
+    Parameters
+    ----------
+    model : str
+        Name in the registry of models.
+    options : dict
+        Arguments of `funnybone.models.create` beside skeleton and classes: ``persons``, ``frames``, ...
+    skeleton, classes, up, unit
+        As in `funnybone.Clips`.
+    preprocess : dict
+        Fields of `Preprocess`.
+    data, recipe, seed
+        What it was trained on and how.
+    accuracy : AccuracyRecord or None
+        None when nobody measured it.
+    licence : str
+        Of the weights.
+    defense : dict or None
+        How it was hardened; tensors of the defense lie beside the network's under ``defense.``.
+    sha256 : str or None
+        Of the tensors; `save_weights` fills it in, and reading checks it where it is given.
+    """
+
+    format_version: Literal[1] = FORMAT_VERSION
+    model: str
+    options: dict[str, Any]
+    skeleton: SkeletonRecord
+    classes: tuple[str, ...]
+    up: Literal["x", "y", "z"] = "y"
+    unit: Literal["metre", "pixel", "normalised"] = "metre"
+    preprocess: dict[str, Any] = Field(default_factory=dict)
+    data: DataRecord
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    seed: int | None = None
+    accuracy: AccuracyRecord | None = None
+    licence: str = "unknown"
+    defense: dict[str, Any] | None = None
+    created_by: str = f"funnybone {funnybone.__version__}"
+    sha256: str | None = None
+
+    def build(self) -> Model:
+        """Return the network that the record describes, freshly initialised, in evaluation mode."""
+        options = {"skeleton": self.skeleton.build(), "num_classes": len(self.classes), **self.options}
+        return create(self.model, **options).eval()
+
+    def build_preprocess(self) -> Preprocess:
+        """Return the victim's preprocessing."""
+        return Preprocess.from_dict(self.preprocess)
+
+
+def save_weights(
+    path: Path | str, module: torch.nn.Module, record: WeightsRecord, defense: Mapping[str, Tensor] | None = None
+) -> WeightsRecord:
+    """Write a weights file; a reader sees the old file or the whole new one, never a part.
+
+    Parameters
+    ----------
+    path : Path or str
+        Usually ``MODEL.DATA.safetensors``.
+    module : torch.nn.Module
+        Its ``state_dict()`` is stored under its own keys.
+    record : WeightsRecord
+        What the weights are.
+    defense : mapping of str to Tensor, optional
+        Further tensors of a defense; ``record.defense`` must say what they are.
+
+    Returns
+    -------
+    WeightsRecord
+        The record as written, with the hash of the tensors.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from funnybone.models import create
+    >>> from funnybone.skeletons import NTU25
+    >>> record = WeightsRecord(model="stgcn", options={"width": 4}, skeleton=SkeletonRecord.of(NTU25), classes=("a", "b"),
+    ...     data=DataRecord(name="none", split=None, n=0, synthetic=True, sha256=""))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = save_weights(f"{folder}/stgcn.none.safetensors", create("stgcn", num_classes=2, width=4), record)
+    ...     module, again = load_weights(f"{folder}/stgcn.none.safetensors")
+    >>> again.classes
+    ('a', 'b')
+    """
+    if defense and record.defense is None:
+        raise DataError(f"{path}: tensors of a defense, but the record names none", hint="set record.defense")
+    tensors = dict(module.state_dict())
+    tensors |= {DEFENSE_PREFIX + key: value for key, value in (defense or {}).items()}
+    stored = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    record = record.model_copy(update={"sha256": _digest(stored)})
+    write_tensors(Path(path), stored, record)
+    return record
+
+
+def load_weights(path: Path | str) -> tuple[Model, WeightsRecord]:
+    """Rebuild a network from its weights file, in evaluation mode. Nothing is unpickled.
+
+    Raises
+    ------
+    DataError
+        Naming the file and the field: not there, not safetensors, cut or damaged, no or a wrong record, unknown model,
+        tensors missing, left over, of another shape or type, or not finite.
+    """
+    path = Path(path)
+    record, tensors = read_tensors(path, WeightsRecord)
+    try:
+        module = record.build()
+        record.build_preprocess()
+    except (DataError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: {error}") from None
+    if record.defense is None and any(key.startswith(DEFENSE_PREFIX) for key in tensors):
+        raise DataError(f"{path}: tensors of a defense, but field 'defense' is null", hint="write the file again")
+    own = {key: value for key, value in tensors.items() if not key.startswith(DEFENSE_PREFIX)}
+    _check_state(path, own, module.state_dict(), record.model)
+    if record.sha256 is not None and record.sha256 != _digest(tensors):
+        raise DataError(f"{path}: the tensors do not match field 'sha256'; the file is damaged", hint="copy it again")
+    module.load_state_dict(own)
+    return module, record
+
+
+def load_defense_tensors(path: Path | str) -> dict[str, Tensor]:
+    """Return the tensors that a defense stored beside the victim's own, without their prefix."""
+    _, tensors = read_tensors(Path(path), WeightsRecord)
+    return {
+        key.removeprefix(DEFENSE_PREFIX): value for key, value in tensors.items() if key.startswith(DEFENSE_PREFIX)
+    }
+
+
+def packaged(name: str) -> Path:
+    """Return the path of the weights that come with funnybone under a name ``MODEL.DATA``."""
+    path = _FOLDER / f"{name}.safetensors"
+    if name not in list_packaged():
+        raise DataError(f"no packaged weights are named {name!r}", hint=f"there are {', '.join(list_packaged())}")
+    return path
+
+
+def list_packaged() -> list[str]:
+    """Return the names of the weights that come with funnybone.
+
+    Examples
+    --------
+    >>> all(packaged(name).is_file() for name in list_packaged())
+    True
+    """
+    return sorted(path.name.removesuffix(".safetensors") for path in _FOLDER.glob("*.*.safetensors"))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], record: BaseModel) -> None:
+    """Write tensors and a record as one safetensors file, by way of a temporary file beside it."""
+    payload = save(dict(tensors), metadata={ENTRY: record.model_dump_json()})
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(payload)
+        os.replace(partial, path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot write: {error.strerror}", hint="choose another place") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_tensors(path: Path, kind: type[Record]) -> tuple[Record, dict[str, Tensor]]:
+    """Read what `write_tensors` wrote, with a record of this kind; `DataError` names the file and the field."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file", hint="give a file that funnybone train or harden wrote")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DataError(f"{path}: not a safetensors file, cut or damaged ({error})", hint="copy it again") from None
+    if ENTRY not in metadata:
+        raise DataError(
+            f"{path}: safetensors without the metadata entry {ENTRY!r}",
+            hint="tensors alone do not say which network, joints and classes they belong to; write with save_weights",
+        )
+    try:
+        return kind.model_validate_json(metadata[ENTRY]), tensors
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise DataError(f"{path}: record, field {where}: {first['msg']}", hint="write the file again") from None
+
+
+def _check_state(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], model: str) -> None:
+    missing, left_over = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    if missing:
+        raise DataError(f"{path}: tensor {missing[0]!r} is missing ({len(missing)} in all)", hint=f"{model} needs it")
+    if left_over:
+        raise DataError(f"{path}: {model} has no tensor {left_over[0]!r} ({len(left_over)} left over)")
+    for key, value in wanted.items():
+        tensor = found[key]
+        if tensor.shape != value.shape:
+            shapes = f"{tuple(tensor.shape)}, {model} as recorded needs {tuple(value.shape)}"
+            raise DataError(f"{path}: tensor {key!r} has shape {shapes}")
+        if tensor.is_floating_point() != value.is_floating_point():
+            raise DataError(f"{path}: tensor {key!r} is {tensor.dtype}, {model} needs {value.dtype}")
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise DataError(f"{path}: tensor {key!r} holds NaN or infinity", hint="the training diverged")
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """Hash of names, types, shapes and contents."""
+    total = hashlib.sha256()
+    for key in sorted(tensors):
+        tensor = tensors[key].contiguous()
+        total.update(json.dumps([key, str(tensor.dtype), list(tensor.shape)]).encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return total.hexdigest()

@@ -1,0 +1,209 @@
+"""Outcome: what an attack did to each clip, re-measured on what is stored."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from funnybone.clips import Clips
+from funnybone.errors import DataError
+from funnybone.metrics.intervals import wilson
+from funnybone.skeletons import Skeleton
+
+FORMAT = 1
+_VECTORS = (
+    "attacked",
+    "success",
+    "steps",
+    "queries",
+    "gradients",
+    "clean_prediction",
+    "prediction",
+    "reference",
+    "violation",
+    "zero_gradient",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """The result of one attack on a batch of clips. Every tensor but the clips is (N,), on the CPU.
+
+    Parameters
+    ----------
+    adversarial : Clips
+        The clips as the attack left them; clean where it was not tried.
+    attacked : Bool[Tensor, "N"]
+        Clips that the victim got right before and that did not meet the goal already: the denominator of success.
+    success : Bool[Tensor, "N"]
+        The goal holds for the stored float32 clip, asked of the victim anew, and the clip is inside the threat model.
+    steps, queries, gradients : Int[Tensor, "N"]
+        What it took: steps until success (or all of them), forward passes, and those of them with a gradient.
+    clean_prediction, prediction, reference : Int[Tensor, "N"]
+        The victim's class before and after, and the class that the goal refers to.
+    violation : Float[Tensor, "N"]
+        How far the stored clip lies outside of the threat model; 0 inside.
+    zero_gradient : Bool[Tensor, "N"]
+        The victim gave a gradient of exactly zero (or none that is finite): a sign of masking, not of strength.
+    distances : dict of str to Float[Tensor, "N"]
+        `funnybone.metrics.deviations` of the stored clip.
+    provenance : dict
+        Attack, settings, goal, threat model, victim and its fingerprint, versions.
+
+    Examples
+    --------
+    >>> import funnybone as fb
+    >>> victim = fb.create_victim("stgcn", data="synthetic")
+    >>> clips = fb.load_data("synthetic", split="test")[:2]
+    >>> outcome = fb.create_attack("pgd", steps=1)(victim, clips, threat=fb.threat.Linf(0.001))
+    >>> bool(outcome.violation.max() == 0)
+    True
+    """
+
+    adversarial: Clips
+    attacked: Bool[Tensor, " N"]
+    success: Bool[Tensor, " N"]
+    steps: Int[Tensor, " N"]
+    queries: Int[Tensor, " N"]
+    gradients: Int[Tensor, " N"]
+    clean_prediction: Int[Tensor, " N"]
+    prediction: Int[Tensor, " N"]
+    reference: Int[Tensor, " N"]
+    violation: Float[Tensor, " N"]
+    zero_gradient: Bool[Tensor, " N"]
+    distances: dict[str, Float[Tensor, " N"]] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.success)
+
+    def median(self, values: Tensor) -> float | None:
+        """Median over successes, or None without any; NaN is left out."""
+        chosen = values[self.success].double()
+        chosen = chosen[~chosen.isnan()]
+        return float(chosen.quantile(0.5)) if len(chosen) else None
+
+    def mean(self, values: Tensor) -> float | None:
+        """Mean over successes, or None without any; NaN is left out."""
+        chosen = values[self.success].double()
+        chosen = chosen[~chosen.isnan()]
+        return float(chosen.mean()) if len(chosen) else None
+
+    def __str__(self) -> str:
+        attacked, succeeded = int(self.attacked.sum()), int(self.success.sum())
+        parts = [f"n={len(self)}", f"attacked {attacked}"]
+        interval = wilson(succeeded, attacked)
+        if interval is None:
+            return "  ".join([*parts, "nothing to attack: the victim got no clip right"])
+        low, high = interval
+        parts.append(f"success {100 * succeeded / attacked:.1f} % [{100 * low:.1f}, {100 * high:.1f}]")
+        position, bones = (self.mean(self.distances[key]) for key in ("position_m", "bone_length_change"))
+        if position is not None:
+            parts.append(f"position {1000 * position:.1f} mm")
+        if bones is not None:
+            parts.append(f"bones {100 * bones:.2f} %")
+        steps = self.median(self.steps)
+        if steps is not None:
+            parts.append(f"steps p50 {steps:g}")
+        return "  ".join(parts)
+
+    def save(self, path: str | Path) -> None:
+        """Write ``path`` (.safetensors: every tensor) and a .json beside it (names and provenance).
+
+        Raises
+        ------
+        DataError
+            When either file exists; nothing is overwritten.
+        """
+        tensors_path, json_path = _paths(path)
+        for existing in (tensors_path, json_path):
+            if existing.exists():
+                raise DataError(f"{existing}: exists", hint="choose another name or remove it")
+        clips = self.adversarial
+        tensors = {key: getattr(self, key) for key in _VECTORS}
+        tensors |= {f"clips.{key}": getattr(clips, key) for key in ("xyz", "valid", "labels", "fps")}
+        tensors |= {f"distances.{key}": value for key, value in self.distances.items()}
+        record = {
+            "format": FORMAT,
+            "provenance": self.provenance,
+            "clips": {
+                **{key: getattr(clips, key) for key in ("classes", "ids", "name", "up", "unit", "synthetic")},
+                "groups": dict(clips.groups),
+                "skeleton": vars(clips.skeleton),
+            },
+        }
+        tensors_path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, tensors_path)
+        json_path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Outcome":
+        """Read what `save` wrote; `DataError` names the file that is missing or damaged."""
+        tensors_path, json_path = _paths(path)
+        for missing in (tensors_path, json_path):
+            if not missing.is_file():
+                raise DataError(f"{missing}: no such file", hint="an outcome is a .safetensors and a .json file")
+        try:
+            with safe_open(tensors_path, "pt") as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a dict
+            record = json.loads(json_path.read_text(encoding="utf-8"))
+            named, skeleton = record["clips"], record["clips"].pop("skeleton")
+            clips = Clips(
+                **{key: tensors[f"clips.{key}"] for key in ("xyz", "valid", "labels", "fps")},
+                skeleton=Skeleton(
+                    skeleton["name"],
+                    tuple(skeleton["joints"]),
+                    tuple(skeleton["parents"]),
+                    skeleton["centre"],
+                    tuple((left, right) for left, right in skeleton["pairs"]),
+                ),
+                classes=tuple(named.pop("classes")),
+                ids=tuple(named.pop("ids")),
+                groups={key: tuple(values) for key, values in named.pop("groups").items()},
+                **named,
+            )
+            return cls(
+                adversarial=clips,
+                **{key: tensors[key] for key in _VECTORS},
+                distances={
+                    key.removeprefix("distances."): value
+                    for key, value in tensors.items()
+                    if key.startswith("distances.")
+                },
+                provenance=record["provenance"],
+            )
+        except DataError as error:
+            raise DataError(f"{tensors_path}: {error}") from None
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{tensors_path}: not an outcome ({error})", hint="it is damaged; attack again") from None
+
+
+def _paths(path: str | Path) -> tuple[Path, Path]:
+    base = Path(path).expanduser()
+    base = base.with_suffix("") if base.suffix in (".safetensors", ".json") else base
+    return base.with_name(f"{base.name}.safetensors"), base.with_name(f"{base.name}.json")
+
+
+def join(outcomes: list[Outcome]) -> Outcome:
+    """Return one outcome over the clips of several of the same attack, in their order."""
+    first = outcomes[0]
+    clips = [outcome.adversarial for outcome in outcomes]
+    together = dataclasses.replace(
+        clips[0],
+        **{key: torch.cat([getattr(part, key) for part in clips]) for key in ("xyz", "valid", "labels", "fps")},
+        ids=tuple(clip for part in clips for clip in part.ids),
+        groups={key: tuple(value for part in clips for value in part.groups[key]) for key in clips[0].groups},
+    )
+    return Outcome(
+        adversarial=together,
+        **{key: torch.cat([getattr(outcome, key) for outcome in outcomes]) for key in _VECTORS},
+        distances={key: torch.cat([outcome.distances[key] for outcome in outcomes]) for key in first.distances},
+        provenance=first.provenance,
+    )

@@ -1,0 +1,159 @@
+"""Geometry of the success-against-displacement curves, as SVG paths in one coordinate system for all victims."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from funnybone.audit.schema import AttackResult, VictimResult
+
+WIDTH, HEIGHT = 380.0, 236.0
+LEFT, RIGHT, TOP, BOTTOM = 40.0, 12.0, 12.0, 42.0
+_SERIES = 8  # colours in the style sheet; what comes after repeats them with another dash
+_WIDE = 30.0  # ratio of displacements from which a logarithmic axis shows more than a linear one
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A mark on an axis."""
+
+    place: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One attack's staircase."""
+
+    label: str
+    series: int
+    dash: int
+    path: str
+    end: tuple[float, float]
+    described: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The curves of one victim."""
+
+    victim: str
+    curves: list[Curve]
+    unattacked: list[str]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """All panels and the axes that they share."""
+
+    panels: list[Panel]
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    logarithmic: bool
+
+
+def attack_label(attack: AttackResult) -> str:
+    """Return what tells an attack from the others of its victim."""
+    return f"{attack.name} · {attack.goal}"
+
+
+def labels(victims: Sequence[VictimResult]) -> list[str]:
+    """Return every attack label once, in order of appearance: its place is its colour."""
+    return list(dict.fromkeys(attack_label(attack) for victim in victims for attack in victim.attacks))
+
+
+def displacement_curves(victims: Sequence[VictimResult]) -> Curves | None:
+    """Return the curves, or None where no attack succeeded on any clip.
+
+    Examples
+    --------
+    >>> displacement_curves([]) is None
+    True
+    """
+    places = sorted(
+        1000 * metres for victim in victims for attack in victim.attacks for metres, _ in attack.success_by_displacement
+    )
+    positive = [place for place in places if place > 0]
+    if not positive:
+        return None
+    # The tenth part, not the least: one clip that fell at a touch should not stretch the axis by decades.
+    low = positive[len(positive) // 10]
+    logarithmic = positive[-1] / low > _WIDE
+    axis = _logarithmic(low, positive[-1]) if logarithmic else _linear(positive[-1])
+    names = labels(victims)
+    panels = [
+        Panel(
+            victim.name,
+            [
+                _curve(attack, names.index(attack_label(attack)), axis)
+                for attack in victim.attacks
+                if attack.success_by_displacement
+            ],
+            [attack_label(attack) for attack in victim.attacks if not attack.success_by_displacement],
+        )
+        for victim in victims
+        if victim.attacks
+    ]
+    y_ticks = [Tick(_y(share), f"{100 * share:.0f}") for share in (0, 0.25, 0.5, 0.75, 1)]
+    return Curves(panels, axis.ticks(), y_ticks, logarithmic)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    low: float
+    high: float
+    marks: tuple[float, ...]
+    logarithmic: bool
+
+    def __call__(self, millimetres: float) -> float:
+        value = min(max(millimetres, self.low), self.high)
+        if self.logarithmic:
+            share = math.log(value / self.low) / math.log(self.high / self.low)
+        else:
+            share = (value - self.low) / (self.high - self.low)
+        return LEFT + share * (WIDTH - LEFT - RIGHT)
+
+    def ticks(self) -> list[Tick]:
+        return [Tick(self(mark), f"{mark:g}") for mark in self.marks]
+
+
+def _linear(high: float) -> _Axis:
+    step = next(step for step in _round_steps(high / 6) if high / step <= 6)
+    count = math.ceil(high / step - 1e-9)
+    return _Axis(0.0, count * step, tuple(round(k * step, 10) for k in range(count + 1)), False)
+
+
+def _logarithmic(low: float, high: float) -> _Axis:
+    start, stop = 10.0 ** math.floor(math.log10(low)), 10.0 ** math.ceil(math.log10(high) - 1e-9)
+    decades = round(math.log10(stop / start))
+    digits = (1, 2, 5) if decades <= 2 else (1,)
+    marks = [digit * start * 10.0**k for k in range(decades) for digit in digits]
+    return _Axis(start, stop, (*(float(f"{mark:.6g}") for mark in marks), stop), True)
+
+
+def _round_steps(least: float) -> list[float]:
+    power = 10.0 ** math.floor(math.log10(least))
+    return [digit * power for digit in (1, 2, 5, 10, 20)]
+
+
+def _y(share: float) -> float:
+    return TOP + (1 - share) * (HEIGHT - TOP - BOTTOM)
+
+
+def _curve(attack: AttackResult, index: int, axis: _Axis) -> Curve:
+    points = sorted(attack.success_by_displacement)
+    path = [f"M{LEFT:.1f} {_y(0):.1f}"]
+    drawn = (LEFT, _y(0))
+    for metres, share in points:
+        here = (axis(1000 * metres), _y(share))
+        # Hundreds of clips make steps finer than a line is wide.
+        if math.dist(here, drawn) < 0.4 and (metres, share) != points[-1]:
+            continue
+        path.append(f"H{here[0]:.1f}V{here[1]:.1f}")
+        drawn = here
+    path.append(f"H{WIDTH - RIGHT:.1f}")
+    last_metres, last_share = points[-1]
+    half = next((metres for metres, share in points if share >= 0.5), None)
+    described = f"{attack_label(attack)}: {100 * last_share:.1f} % within {1000 * last_metres:.3g} mm"
+    if half is not None:
+        described += f", half within {1000 * half:.3g} mm"
+    return Curve(attack_label(attack), index % _SERIES, index // _SERIES, "".join(path), drawn, described)

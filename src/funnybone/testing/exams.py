@@ -1,0 +1,212 @@
+"""The exams."""
+
+import dataclasses
+import inspect
+import tempfile
+from pathlib import Path
+
+import torch
+
+from funnybone.attacks.base import Attack
+from funnybone.clips import Clips
+from funnybone.errors import DataError
+from funnybone.goals import AnythingBut, Specified
+from funnybone.outcome import Outcome
+from funnybone.testing.analytic import linear_victim, random_clips
+from funnybone.threat import BoneLength, Linf, Mask, Threat
+from funnybone.victims.base import Victim, predict
+
+
+def check_attack(attack: Attack, *, threat: Threat | None = None) -> None:
+    """Examine an attack on a victim whose answer is known.
+
+    It must stay inside the threat model, leave padding and absent persons alone, tell the truth about success,
+    give the same result for the same generator, keep its queries within a budget, leave the victim and the global
+    random state as they were, and survive being saved and loaded.
+
+    Parameters
+    ----------
+    attack : Attack
+        The one to examine, with its settings.
+    threat : Threat, optional
+        A threat model that it accepts and in which it can succeed; L-infinity at 20 mm by default.
+
+    Examples
+    --------
+    >>> import funnybone as fb
+    >>> check_attack(fb.create_attack("pgd", steps=20))
+    """
+    assert dataclasses.is_dataclass(attack), "an attack is a frozen dataclass of its settings"
+    assert type(attack).__dataclass_params__.frozen, "an attack is frozen: calling it must not change it"  # type: ignore[attr-defined]
+    threat = threat or Linf(0.02)
+    clips = random_clips(6, persons=2, absent=True)
+    victim = linear_victim(clips, distance=0.05)
+    before = {key: value.clone() for key, value in victim.module.state_dict().items()}
+    xyz = clips.xyz.clone()
+    chance = torch.get_rng_state()
+
+    first = attack(victim, clips, threat=threat, generator=torch.Generator().manual_seed(3))
+    again = attack(victim, clips, threat=threat, generator=torch.Generator().manual_seed(3))
+
+    _check_truth(attack, victim, clips, threat, first)
+    assert torch.equal(first.adversarial.xyz, again.adversarial.xyz), "the same generator gave another result"
+    assert torch.equal(chance, torch.get_rng_state()), "the global random state was used; use the generator"
+    assert torch.equal(xyz, clips.xyz), "the clean clips were changed in place"
+    for key, value in victim.module.state_dict().items():
+        assert torch.equal(before[key], value), f"the victim's {key} was changed"
+    assert bool(first.success.any()), "no clip fell although the border is near"
+
+    for other in (threat & BoneLength(0.05), threat & Mask(joints=(0, 1, 2))):
+        _check_truth(attack, victim, clips, other, attack(victim, clips, threat=other))
+    _check_truth(attack, victim, clips, threat, attack(victim, clips, threat=threat, goal=Specified(1)), Specified(1))
+
+    budget = 3
+    limited = attack(victim, clips, threat=threat, budget=budget)
+    assert int(limited.queries.max()) <= budget, f"{int(limited.queries.max())} queries with a budget of {budget}"
+
+    wrong = dataclasses.replace(clips, labels=1 - clips.labels)
+    nothing = attack(victim, wrong, threat=threat)
+    assert not nothing.attacked.any(), "clips that the victim gets wrong are not attacked"
+    assert torch.equal(nothing.adversarial.xyz, clips.xyz), "a clip that is not attacked must not move"
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "outcome"
+        first.save(path)
+        loaded = Outcome.load(path)
+    for field in dataclasses.fields(Outcome):
+        value = getattr(first, field.name)
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, getattr(loaded, field.name)), f"{field.name} was not saved as it was"
+
+
+def _check_truth(
+    attack: Attack,
+    victim: Victim,
+    clips: Clips,
+    threat: Threat,
+    outcome: Outcome,
+    goal: AnythingBut | Specified | None = None,
+) -> None:
+    goal = goal or AnythingBut()
+    xyz = outcome.adversarial.xyz
+    assert xyz.dtype == torch.float32, f"adversarial clips are {xyz.dtype}"
+    assert torch.equal(xyz[~clips.valid], clips.xyz[~clips.valid]), "padding or an absent person was moved"
+    measured = threat.bind(clips.skeleton).violation(clips.xyz, xyz)
+    assert torch.equal(measured, outcome.violation), "the violation is not that of the clips returned"
+    assert float(measured.max()) <= 1e-6, f"outside of {threat!r} by {float(measured.max())}"
+    predicted, logits = predict(victim, outcome.adversarial)
+    assert logits is not None
+    achieved = goal.achieved(logits, outcome.reference)
+    assert not bool((outcome.success & ~achieved).any()), "a success is claimed that the victim does not confirm"
+    assert not bool((outcome.success & ~outcome.attacked).any()), (
+        "a success is claimed for a clip that was not attacked"
+    )
+    assert torch.equal(predicted, outcome.prediction), "the prediction is not that of the clips returned"
+    assert bool((outcome.queries[outcome.attacked] > 0).all()), "queries were not counted"
+    if attack.access != "gradients":
+        assert not bool(outcome.gradients.any()), f"an attack with access {attack.access} used gradients"
+
+
+def check_victim(victim: Victim, clips: Clips) -> None:
+    """Examine a victim on clips of its skeleton and classes.
+
+    It must answer with one row for each clip, the same each time (unless it says that it is stochastic) and
+    whatever else is in the batch, refuse another skeleton, give a finite gradient that agrees with finite differences
+    where it offers one, and have a fingerprint that does not change.
+
+    Examples
+    --------
+    >>> clips = random_clips(4)
+    >>> check_victim(linear_victim(clips), clips)
+    """
+    clips = clips[: min(len(clips), 4)]
+    predicted, logits = predict(victim, clips)
+    assert predicted.shape == (len(clips),), f"labels have shape {tuple(predicted.shape)}"
+    assert int(predicted.min()) >= 0, "a label is negative"
+    assert int(predicted.max()) < len(victim.classes), "a label is not one of the classes"
+    assert victim.fingerprint == victim.fingerprint, "the fingerprint changes from one look to the next"
+    other = random_clips(2, skeleton=_other_skeleton(victim))
+    try:
+        victim.check(other)
+    except DataError:
+        pass
+    else:
+        raise AssertionError("clips of another skeleton were not refused")
+    if victim.stochastic:
+        return
+    again, _ = predict(victim, clips)
+    assert torch.equal(predicted, again), "two answers differ; a victim that draws must say stochastic = True"
+    if logits is None:
+        return
+    assert logits.shape == (len(clips), len(victim.classes)), f"logits have shape {tuple(logits.shape)}"
+    _, alone = predict(victim, clips, batch_size=1)
+    assert alone is not None
+    scale = float(logits.abs().max()) + 1e-6
+    assert float((alone - logits).abs().max()) <= 1e-3 * scale, "the answer depends on the rest of the batch"
+    if victim.access == "gradients":
+        _check_gradient(victim, clips)
+
+
+def _other_skeleton(victim: Victim) -> "funnybone.skeletons.Skeleton":  # type: ignore[name-defined]
+    from funnybone.skeletons import COCO17, NTU25
+
+    return NTU25 if victim.skeleton.same_layout(COCO17) else COCO17
+
+
+def _check_gradient(victim: Victim, clips: Clips) -> None:
+    generator = torch.Generator().manual_seed(0)
+    xyz = clips.xyz.to(victim.device).requires_grad_(True)
+    weights = torch.randn(len(victim.classes), generator=generator).to(xyz.device)
+    (gradient,) = torch.autograd.grad((victim.logits(xyz) * weights).sum(), xyz)
+    assert bool(torch.isfinite(gradient).all()), "the gradient is not finite"
+    assert bool((gradient != 0).any()), "the gradient is zero everywhere"
+    if not victim.exact_gradients:
+        return
+    # Along the gradient itself the derivative is its norm: far above the rounding of float32.
+    direction = torch.where(clips.valid[..., None, None].to(xyz.device), gradient, 0)
+    direction = direction / direction.norm()
+    size = 1e-3
+    with torch.no_grad():
+        ahead, behind = (victim.logits(xyz + sign * size * direction) for sign in (1, -1))
+        measured = float(((ahead - behind) @ weights).sum() / (2 * size))
+    stated = float((gradient * direction).sum())
+    assert abs(measured - stated) <= 0.1 * abs(stated) + 1e-4, (
+        f"the gradient says {stated:.4g}, finite differences {measured:.4g}; say exact_gradients = False if so meant"
+    )
+
+
+def check_defense(defense: object, victim: Victim, clips: Clips) -> None:
+    """Examine a defense: a victim goes in, another comes out, the first stays as it was.
+
+    Parameters
+    ----------
+    defense : Defense
+        With settings small enough to fit in a test.
+    victim : Victim
+        Who is to be hardened.
+    clips : Clips
+        What it is fitted on.
+
+    Examples
+    --------
+    >>> from funnybone.defenses import Defense
+    >>> class Nothing(Defense):
+    ...     def fit(self, victim, clips, *, generator=None):
+    ...         hardened = victim.to("cpu")
+    ...         hardened.defense = "nothing"
+    ...         return hardened
+    >>> clips = random_clips(4)
+    >>> check_defense(Nothing(), linear_victim(clips), clips)
+    """
+    before, xyz = victim.fingerprint, clips.xyz.clone()
+    chance = torch.get_rng_state()
+    hardened = defense.fit(victim, clips, generator=torch.Generator().manual_seed(0))  # type: ignore[attr-defined]
+    assert isinstance(hardened, Victim), f"fit returned {type(hardened).__name__}, not a victim"
+    assert hardened is not victim, "fit returned the victim that it was given"
+    assert victim.fingerprint == before, "the base victim was changed"
+    assert victim.defense is None or hardened.defense != victim.defense, "the hardened victim does not name its defense"
+    assert hardened.defense, "the hardened victim does not name its defense"
+    assert torch.equal(xyz, clips.xyz), "the clips were changed"
+    assert torch.equal(chance, torch.get_rng_state()), "the global random state was used; use the generator"
+    assert "generator" in inspect.signature(defense.fit).parameters, "fit takes no generator"  # type: ignore[attr-defined]
+    check_victim(hardened, clips)

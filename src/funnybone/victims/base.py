@@ -1,0 +1,102 @@
+"""What every victim is: a function from clips in metres to logits or labels, with a name and a fingerprint."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from funnybone.clips import Clips
+from funnybone.errors import DataError
+from funnybone.skeletons import Skeleton
+from funnybone.victims.access import Access
+
+
+class Victim(ABC):
+    """A classifier with its own preprocessing inside.
+
+    Attributes
+    ----------
+    name : str
+        How tables call it.
+    skeleton : Skeleton
+        The joints that it expects.
+    classes : tuple of str
+        Its classes, in the order of its logits.
+    access : {"labels", "scores", "gradients"}
+        The most that it answers.
+    frames : int or None
+        The clip length that it was trained on; None: any.
+    stochastic : bool
+        Whether two answers to one question can differ; attacks then average over draws.
+    exact_gradients : bool
+        Whether its gradient is that of the function it computes; attacks then need no way around it.
+    parameters : int or None
+        Number of weights, where known.
+    defense : str or None
+        What hardened it.
+    """
+
+    name: str
+    skeleton: Skeleton
+    classes: tuple[str, ...]
+    access: Access
+    frames: int | None = None
+    stochastic: bool = False
+    exact_gradients: bool = True
+    parameters: int | None = None
+    defense: str | None = None
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of everything that decides its answers; results are filed under it."""
+
+    @abstractmethod
+    def logits(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N K"]:
+        """Return logits; on the autograd graph where the victim offers gradients."""
+
+    def labels(self, xyz: Float[Tensor, "N M T V C"]) -> Int[Tensor, " N"]:
+        """Return the predicted class of each clip."""
+        return self.logits(xyz).argmax(1)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it wants its input."""
+        return torch.device("cpu")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {len(self.classes)} classes, {self.access})"
+
+    def check(self, clips: Clips) -> None:
+        """Raise `DataError` unless these clips are what the victim was made for."""
+        if not self.skeleton.same_layout(clips.skeleton):
+            raise DataError(
+                f"victim {self.name!r} expects skeleton {self.skeleton.name} ({len(self.skeleton.joints)} joints), "
+                f"data {clips.name!r} have {clips.skeleton.name} ({len(clips.skeleton.joints)} joints)",
+                hint="use data of the same skeleton, or train a victim on these",
+            )
+        if tuple(clips.classes) != tuple(self.classes):
+            odd = sorted(set(clips.classes) ^ set(self.classes))
+            what = f"they differ in {', '.join(odd[:3])}" if odd else "their order differs"
+            raise DataError(
+                f"victim {self.name!r} knows {len(self.classes)} classes, data {clips.name!r} have "
+                f"{len(clips.classes)}: {what}",
+                hint="use data with the classes that it was trained on",
+            )
+
+
+@torch.no_grad()
+def predict(
+    victim: Victim, clips: Clips, batch_size: int = 64
+) -> tuple[Int[Tensor, " N"], Float[Tensor, "N K"] | None]:
+    """Return predicted classes and, where the victim gives them, logits of all clips, on the CPU.
+
+    Not metered: this is the evaluator asking, not the attacker.
+    """
+    victim.check(clips)
+    parts = [part.to(victim.device) for part in clips.xyz.split(batch_size)]
+    if victim.access == "labels":
+        return torch.cat([victim.labels(part).cpu() for part in parts]), None
+    logits = torch.cat([victim.logits(part).float().cpu() for part in parts])
+    return logits.argmax(1), logits

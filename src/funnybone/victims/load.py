@@ -1,0 +1,88 @@
+"""Find the victim that a name, a weights file or ``package.module:function`` means."""
+
+import importlib
+from pathlib import Path
+
+from torch import nn
+
+from funnybone.errors import DataError
+from funnybone.models.weights import list_packaged, load_weights, packaged
+from funnybone.skeletons import Skeleton
+from funnybone.victims.base import Victim
+from funnybone.victims.torch import TorchVictim
+
+
+def create_victim(
+    source: str | Path,
+    *,
+    data: str | None = None,
+    device: str = "cpu",
+    skeleton: Skeleton | None = None,
+    classes: tuple[str, ...] | None = None,
+) -> Victim:
+    """Return a victim.
+
+    Parameters
+    ----------
+    source : str or Path
+        A packaged victim (``"stgcn"`` with ``data="synthetic"``, or ``"stgcn.synthetic"``), a weights file that
+        ``funnybone train`` wrote, or ``"package.module:function"`` that returns a victim or a ``torch.nn.Module``.
+    data : str, optional
+        The data set that a packaged victim was trained on.
+    device : str
+        Where its weights go.
+    skeleton, classes : optional
+        Of the data, for a function that returns a bare module.
+
+    Raises
+    ------
+    DataError
+        When nothing is found there, or the file is not a weights file.
+
+    Examples
+    --------
+    >>> import funnybone as fb
+    >>> fb.create_victim("stgcn", data="synthetic")
+    TorchVictim('stgcn.synthetic', 14 classes, gradients)
+    """
+    text = str(source)
+    if ":" in text and not Path(text).exists():
+        return _from_function(text, device, skeleton, classes)
+    path = Path(text).expanduser()
+    name = f"{text}.{data}" if data and "." not in text else text
+    if name in list_packaged():
+        path = packaged(name)
+    elif not path.exists():
+        known = ", ".join(list_packaged())
+        raise DataError(
+            f"victim {text!r}: neither a packaged victim nor a file",
+            hint=f"packaged are {known}; write package.module:function for your own, or train one",
+        )
+    module, record = load_weights(path)
+    victim = TorchVictim(
+        module,
+        skeleton=module.skeleton,
+        classes=tuple(record.classes),
+        preprocess=record.preprocess,
+        name=path.stem,
+        frames=record.frames,
+    )
+    return victim.to(device)
+
+
+def _from_function(text: str, device: str, skeleton: Skeleton | None, classes: tuple[str, ...] | None) -> Victim:
+    module_name, _, function_name = text.partition(":")
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise DataError(
+            f"victim {text!r}: {error}", hint="write package.module:function, importable from here"
+        ) from None
+    made = function()
+    if isinstance(made, Victim):
+        return made
+    if not isinstance(made, nn.Module):
+        raise DataError(f"victim {text!r} returned {type(made).__name__}", hint="return a victim or a torch.nn.Module")
+    if skeleton is None or classes is None:
+        raise DataError(f"victim {text!r} returned a bare module", hint="return fb.TorchVictim, or name the data")
+    return TorchVictim(made, skeleton=skeleton, classes=classes, name=function_name).to(device)

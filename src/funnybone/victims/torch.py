@@ -1,0 +1,97 @@
+"""A PyTorch module as a victim: labels, scores and gradients."""
+
+import copy
+import hashlib
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from funnybone.errors import DataError
+from funnybone.skeletons import Skeleton
+from funnybone.victims.base import Victim
+
+
+class TorchVictim(Victim):
+    """A frozen copy of a module, in evaluation mode, with its preprocessing in front.
+
+    The module that was handed in is left as it is: an attack neither trains it nor changes its mode, and training
+    it further does not change the victim. No parameter gradients are computed, which saves a third of each
+    backward pass.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Takes (N, M, T, V, C), returns (N, classes) logits.
+    skeleton : Skeleton
+        The V joints that it expects.
+    classes : sequence of str, or int
+        Class names, or how many classes there are.
+    preprocess : callable, optional
+        A differentiable function of (N, M, T, V, C) in metres, applied before the module.
+    name : str, optional
+        How tables call it.
+    frames : int, optional
+        The clip length that it was trained on.
+
+    Examples
+    --------
+    >>> import funnybone as fb
+    >>> module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1 * 4 * 17 * 3, 2))
+    >>> victim = fb.TorchVictim(module, skeleton=fb.skeletons.COCO17, classes=("walk", "jog"))
+    >>> victim.logits(torch.zeros(5, 1, 4, 17, 3)).shape
+    torch.Size([5, 2])
+    """
+
+    access = "gradients"
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        skeleton: Skeleton,
+        classes: tuple[str, ...] | list[str] | int,
+        preprocess: Callable[[Tensor], Tensor] | None = None,
+        name: str | None = None,
+        frames: int | None = None,
+        defense: str | None = None,
+    ) -> None:
+        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        self.preprocess = preprocess
+        self.skeleton = skeleton
+        self.classes = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
+        self.name = name or type(module).__name__
+        self.frames = frames
+        self.defense = defense
+        self.parameters = sum(parameter.numel() for parameter in module.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the module's weights are."""
+        return next((tensor.device for tensor in self.module.state_dict().values()), torch.device("cpu"))
+
+    def to(self, device: torch.device | str) -> "TorchVictim":
+        """Return the victim on a device."""
+        moved = copy.copy(self)
+        moved.module = copy.deepcopy(self.module).to(device)
+        return moved
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the module's structure and weights, the preprocessing and the classes."""
+        digest = hashlib.sha256(f"{self.module!r}|{self.preprocess!r}|{self.classes}|{self.skeleton!r}".encode())
+        for key, tensor in sorted(self.module.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:32]
+
+    def logits(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N K"]:
+        logits = self.module(xyz if self.preprocess is None else self.preprocess(xyz))
+        if not isinstance(logits, Tensor) or logits.shape != (len(xyz), len(self.classes)):
+            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise DataError(
+                f"victim {self.name!r} returned {got} for {len(xyz)} clips",
+                hint=f"the module must return logits of shape (N, {len(self.classes)})",
+            )
+        return logits
