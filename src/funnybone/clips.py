@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from funnybone.errors import DataError
@@ -62,12 +62,13 @@ class Clips:
     ('b',)
     """
 
-    xyz: Float[Tensor, "N M T V C"]
-    valid: Bool[Tensor, "N M T"]
-    labels: Int[Tensor, " N"]
+    # Plain tensors: what a user hands in is checked below, in sentences, also where shape types are not.
+    xyz: Tensor
+    valid: Tensor
+    labels: Tensor
     classes: tuple[str, ...]
     skeleton: Skeleton
-    fps: Float[Tensor, " N"]
+    fps: Tensor
     ids: tuple[str, ...]
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     name: str = "clips"
@@ -79,6 +80,9 @@ class Clips:
         if self.xyz.ndim != 5:
             raise DataError(f"{self.name}: xyz has shape {tuple(self.xyz.shape)}", hint="it must be (N, M, T, V, C)")
         n, m, t, v, _ = self.xyz.shape
+        integers = self.labels.ndim == 1 and not self.labels.is_floating_point() and self.labels.dtype != torch.bool
+        if not integers:
+            raise DataError(f"{self.name}: labels are {self.labels.dtype} of shape {tuple(self.labels.shape)}")
         if not self.xyz.is_floating_point():
             raise DataError(f"{self.name}: xyz is {self.xyz.dtype}", hint="give float32 positions in metres")
         if v != len(self.skeleton.joints):

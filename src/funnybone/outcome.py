@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from funnybone.clips import Clips
+from funnybone.clips_io import from_parts, own_memory, to_parts
 from funnybone.errors import DataError
 from funnybone.metrics.intervals import wilson
-from funnybone.skeletons import Skeleton
 
 FORMAT = 1
 _VECTORS = (
@@ -126,21 +126,13 @@ class Outcome:
         for existing in (tensors_path, json_path):
             if existing.exists():
                 raise DataError(f"{existing}: exists", hint="choose another name or remove it")
-        clips = self.adversarial
         tensors = {key: getattr(self, key) for key in _VECTORS}
-        tensors |= {f"clips.{key}": getattr(clips, key) for key in ("xyz", "valid", "labels", "fps")}
+        clip_tensors, clip_record = to_parts(self.adversarial)
+        tensors |= {f"clips.{key}": value for key, value in clip_tensors.items()}
         tensors |= {f"distances.{key}": value for key, value in self.distances.items()}
-        record = {
-            "format": FORMAT,
-            "provenance": self.provenance,
-            "clips": {
-                **{key: getattr(clips, key) for key in ("classes", "ids", "name", "up", "unit", "synthetic")},
-                "groups": dict(clips.groups),
-                "skeleton": vars(clips.skeleton),
-            },
-        }
+        record = {"format": FORMAT, "provenance": self.provenance, "clips": clip_record}
         tensors_path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, tensors_path)
+        save_file({key: own_memory(value) for key, value in tensors.items()}, tensors_path)
         json_path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
@@ -154,20 +146,9 @@ class Outcome:
             with safe_open(tensors_path, "pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a dict
             record = json.loads(json_path.read_text(encoding="utf-8"))
-            named, skeleton = record["clips"], record["clips"].pop("skeleton")
-            clips = Clips(
-                **{key: tensors[f"clips.{key}"] for key in ("xyz", "valid", "labels", "fps")},
-                skeleton=Skeleton(
-                    skeleton["name"],
-                    tuple(skeleton["joints"]),
-                    tuple(skeleton["parents"]),
-                    skeleton["centre"],
-                    tuple((left, right) for left, right in skeleton["pairs"]),
-                ),
-                classes=tuple(named.pop("classes")),
-                ids=tuple(named.pop("ids")),
-                groups={key: tuple(values) for key, values in named.pop("groups").items()},
-                **named,
+            clips = from_parts(
+                {key.removeprefix("clips."): value for key, value in tensors.items() if key.startswith("clips.")},
+                record["clips"],
             )
             return cls(
                 adversarial=clips,

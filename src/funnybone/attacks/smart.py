@@ -42,9 +42,9 @@ def perceptual_loss(
         if weight:
             deviation = derivative(change, fps, order) / scale
             square = deviation.square().sum(-1)
-            dynamics = dynamics + weight * masked_mean(square, stencil(valid, order)[..., None].expand_as(square))
+            dynamics = dynamics + weight * masked_mean(square, stencil(valid, order)[..., None])
     stretch = (skeleton.bone_lengths(adversarial) - skeleton.bone_lengths(clean)) / bone_scale
-    bones = masked_mean(stretch.square(), valid[..., None].expand_as(stretch))
+    bones = masked_mean(stretch.square(), valid[..., None])
     return alpha * dynamics.nan_to_num() + (1 - alpha) * bones
 
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from funnybone.errors import DataError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 Rate = Annotated[float, Field(ge=0, le=1)]
 Interval = tuple[Rate, Rate]

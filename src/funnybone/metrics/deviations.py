@@ -10,15 +10,15 @@ from funnybone.motion.kinematics import joint_angles
 from funnybone.skeletons import Skeleton
 
 
-def masked_mean(values: Float[Tensor, "N *rest"], where: Bool[Tensor, "N *rest"]) -> Float[Tensor, " N"]:
-    """Mean of each clip's values where the mask holds; NaN where it holds nowhere."""
+def masked_mean(values: Float[Tensor, "N ..."], where: Bool[Tensor, "N ..."]) -> Float[Tensor, " N"]:
+    """Mean of each clip's values where the mask (broadcast to them) holds; NaN where it holds nowhere."""
     where = where.expand_as(values)
     return torch.where(where, values, 0).flatten(1).sum(1) / where.flatten(1).sum(1)
 
 
 def _derivative_deviation(clean: Tensor, adversarial: Tensor, valid: Tensor, fps: Tensor, order: int) -> Tensor:
     change = torch.linalg.vector_norm(derivative(adversarial - clean, fps, order), dim=-1)
-    return masked_mean(change, stencil(valid, order)[..., None].expand_as(change))
+    return masked_mean(change, stencil(valid, order)[..., None])
 
 
 def joint_displacement(
@@ -68,7 +68,7 @@ def joint_angle_acceleration_deviation(
     this one is of `funnybone.motion.kinematics.joint_angles`.
     """
     before, after = (derivative(joint_angles(xyz, skeleton), fps, 2) for xyz in (clean, adversarial))
-    return masked_mean((after - before).abs(), stencil(valid, 2)[..., None].expand_as(before))
+    return masked_mean((after - before).abs(), stencil(valid, 2)[..., None])
 
 
 def bone_length_deviation(

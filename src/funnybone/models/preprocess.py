@@ -1,4 +1,4 @@
-"""What a victim does to positions before its network sees them: a differentiable function with a name for each choice."""
+"""What a victim does to positions before its network sees them, as one differentiable function."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -113,7 +113,9 @@ class Preprocess:
 
     def _turned(self, xyz: Float[Tensor, "N M T V C"], first: Float[Tensor, "N V C"]) -> Float[Tensor, "N M T V C"]:
         if xyz.shape[-1] != 3 or self.hips is None:
-            raise DataError(f"preprocess: align turns three coordinates, the clips have {xyz.shape[-1]}", hint="use 'none'")
+            raise DataError(
+                f"preprocess: align turns three coordinates, the clips have {xyz.shape[-1]}", hint="use 'none'"
+            )
         left, right = self.hips
         a, b = (axis for axis in range(3) if axis != _AXES[self.up])
         line = first[:, left] - first[:, right]

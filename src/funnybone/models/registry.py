@@ -32,7 +32,12 @@ class Model(nn.Module):
     """
 
     def __init__(
-        self, skeleton: Skeleton = NTU25, num_classes: int = 60, persons: int = 2, frames: int = 64, in_channels: int = 3
+        self,
+        skeleton: Skeleton = NTU25,
+        num_classes: int = 60,
+        persons: int = 2,
+        frames: int = 64,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         sizes = {"num_classes": num_classes, "persons": persons, "frames": frames, "in_channels": in_channels}

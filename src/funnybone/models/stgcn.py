@@ -3,7 +3,7 @@
 from typing import cast
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -131,9 +131,7 @@ class _Block(nn.Module):
         elif residual:
             self.residual = nn.Sequential(nn.Conv2d(inside, outside, 1, (stride, 1)), nn.BatchNorm2d(outside))
 
-    def forward(
-        self, x: Float[Tensor, "B T V C"], adjacency: Float[Tensor, "K V V"]
-    ) -> Float[Tensor, "B S V D"]:
+    def forward(self, x: Float[Tensor, "B T V C"], adjacency: Float[Tensor, "K V V"]) -> Float[Tensor, "B S V D"]:
         y = self._over_time(F.relu(self._over_joints(x, adjacency)))
         if self.residual is not None:
             y = y + self._shortcut(x)
@@ -189,9 +187,9 @@ def _batch_norm(y: Float[Tensor, "B T V D"], norm: nn.BatchNorm2d) -> Float[Tens
 def _share_absent(rows: Float[Tensor, "B T V C"]) -> tuple[Float[Tensor, "R T V C"], Int[Tensor, " B"]]:
     """Rows to compute, and for each row of the input the one that stands for it: all absent persons share one.
 
-    The feature of an all-zero person is the same in every clip, so one row of zeros serves all. Exact in evaluation mode,
-    but for the gradient at absent persons, which is zero here: no attack may move them. In training mode batch norm
-    counts the zeros once for each batch in place of once for each absent person, and they share one dropout mask.
+    The feature of an all-zero person is the same in every clip, so one row of zeros serves all. Exact in evaluation
+    mode, but for the gradient at absent persons, which is zero here: no attack may move them. In training mode batch
+    norm counts the zeros once for each batch, not once for each absent person, and they share one dropout mask.
     """
     places = torch.arange(len(rows), device=rows.device)
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # an exported graph cannot depend on who is present

@@ -21,7 +21,6 @@ from funnybone.models.registry import Model, create
 from funnybone.skeletons import Skeleton, known
 
 ENTRY = "funnybone"
-FORMAT_VERSION = 1
 # Tensors that a defense keeps beside the victim's own.
 DEFENSE_PREFIX = "defense."
 _FOLDER = Path(__file__).parent / "weights"
@@ -101,7 +100,7 @@ class WeightsRecord(_Part):
         Of the tensors; `save_weights` fills it in, and reading checks it where it is given.
     """
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1] = 1
     model: str
     options: dict[str, Any]
     skeleton: SkeletonRecord
@@ -154,8 +153,9 @@ def save_weights(
     >>> import tempfile
     >>> from funnybone.models import create
     >>> from funnybone.skeletons import NTU25
-    >>> record = WeightsRecord(model="stgcn", options={"width": 4}, skeleton=SkeletonRecord.of(NTU25), classes=("a", "b"),
-    ...     data=DataRecord(name="none", split=None, n=0, synthetic=True, sha256=""))
+    >>> nothing = DataRecord(name="none", split=None, n=0, synthetic=True, sha256="")
+    >>> skeleton = SkeletonRecord.of(NTU25)
+    >>> record = WeightsRecord(model="stgcn", options={"width": 4}, skeleton=skeleton, classes=("a", "b"), data=nothing)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     _ = save_weights(f"{folder}/stgcn.none.safetensors", create("stgcn", num_classes=2, width=4), record)
     ...     module, again = load_weights(f"{folder}/stgcn.none.safetensors")
@@ -201,9 +201,7 @@ def load_weights(path: Path | str) -> tuple[Model, WeightsRecord]:
 def load_defense_tensors(path: Path | str) -> dict[str, Tensor]:
     """Return the tensors that a defense stored beside the victim's own, without their prefix."""
     _, tensors = read_tensors(Path(path), WeightsRecord)
-    return {
-        key.removeprefix(DEFENSE_PREFIX): value for key, value in tensors.items() if key.startswith(DEFENSE_PREFIX)
-    }
+    return {key.removeprefix(DEFENSE_PREFIX): value for key, value in tensors.items() if key.startswith(DEFENSE_PREFIX)}
 
 
 def packaged(name: str) -> Path:
@@ -285,5 +283,5 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     for key in sorted(tensors):
         tensor = tensors[key].contiguous()
         total.update(json.dumps([key, str(tensor.dtype), list(tensor.shape)]).encode())
-        total.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()

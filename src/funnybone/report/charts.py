@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from funnybone.audit.schema import AttackResult, VictimResult
 
-WIDTH, HEIGHT = 380.0, 236.0
-LEFT, RIGHT, TOP, BOTTOM = 40.0, 12.0, 12.0, 42.0
+WIDTH, HEIGHT = 440.0, 250.0
+LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 12.0, 46.0
 _SERIES = 8  # colours in the style sheet; what comes after repeats them with another dash
 _WIDE = 30.0  # ratio of displacements from which a logarithmic axis shows more than a linear one
 
@@ -75,8 +75,8 @@ def displacement_curves(victims: Sequence[VictimResult]) -> Curves | None:
     positive = [place for place in places if place > 0]
     if not positive:
         return None
-    # The tenth part, not the least: one clip that fell at a touch should not stretch the axis by decades.
-    low = positive[len(positive) // 10]
+    # One clip that fell at a touch should not stretch the axis by decades.
+    low = max(positive[0], positive[len(positive) // 10] / 5)
     logarithmic = positive[-1] / low > _WIDE
     axis = _logarithmic(low, positive[-1]) if logarithmic else _linear(positive[-1])
     names = labels(victims)
@@ -93,7 +93,7 @@ def displacement_curves(victims: Sequence[VictimResult]) -> Curves | None:
         for victim in victims
         if victim.attacks
     ]
-    y_ticks = [Tick(_y(share), f"{100 * share:.0f}") for share in (0, 0.25, 0.5, 0.75, 1)]
+    y_ticks = [Tick(_y(share), f"{100 * share:.0f}") for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
     return Curves(panels, axis.ticks(), y_ticks, logarithmic)
 
 
@@ -117,22 +117,37 @@ class _Axis:
 
 
 def _linear(high: float) -> _Axis:
-    step = next(step for step in _round_steps(high / 6) if high / step <= 6)
+    step = next(step for step in _round_numbers(high / 6, high))
     count = math.ceil(high / step - 1e-9)
     return _Axis(0.0, count * step, tuple(round(k * step, 10) for k in range(count + 1)), False)
 
 
 def _logarithmic(low: float, high: float) -> _Axis:
-    start, stop = 10.0 ** math.floor(math.log10(low)), 10.0 ** math.ceil(math.log10(high) - 1e-9)
-    decades = round(math.log10(stop / start))
-    digits = (1, 2, 5) if decades <= 2 else (1,)
-    marks = [digit * start * 10.0**k for k in range(decades) for digit in digits]
-    return _Axis(start, stop, (*(float(f"{mark:.6g}") for mark in marks), stop), True)
+    marks = _round_numbers(low, high)
+    start = marks[0] if marks[0] <= low else _before(marks[0])
+    stop = marks[-1]
+    every = [start, *(mark for mark in marks if mark > start)]
+    # Three decades of 1, 2, 5 crowd the axis: the powers of ten are enough then.
+    shown = every if len(every) <= 8 else [mark for mark in every if _digit(mark) == 1]
+    return _Axis(start, stop, tuple(shown), True)
 
 
-def _round_steps(least: float) -> list[float]:
-    power = 10.0 ** math.floor(math.log10(least))
-    return [digit * power for digit in (1, 2, 5, 10, 20)]
+def _round_numbers(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten: from the first that is not below ``low`` to the first not below ``high``."""
+    first = math.floor(math.log10(low))
+    last = math.ceil(math.log10(high))
+    every = [float(f"{digit}e{power}") for power in range(first, last + 1) for digit in (1, 2, 5)]
+    chosen = [mark for mark in every if mark >= low * (1 - 1e-9)]
+    stop = next(mark for mark in chosen if mark >= high * (1 - 1e-9))
+    return [mark for mark in chosen if mark <= stop]
+
+
+def _before(mark: float) -> float:
+    return mark / 2.5 if _digit(mark) == 5 else mark / 2
+
+
+def _digit(mark: float) -> int:
+    return int(f"{mark:.0e}"[0])
 
 
 def _y(share: float) -> float:
@@ -141,8 +156,8 @@ def _y(share: float) -> float:
 
 def _curve(attack: AttackResult, index: int, axis: _Axis) -> Curve:
     points = sorted(attack.success_by_displacement)
-    path = [f"M{LEFT:.1f} {_y(0):.1f}"]
-    drawn = (LEFT, _y(0))
+    path = [f"M{LEFT:.1f} {_y(0.0):.1f}"]
+    drawn = (LEFT, _y(0.0))
     for metres, share in points:
         here = (axis(1000 * metres), _y(share))
         # Hundreds of clips make steps finer than a line is wide.

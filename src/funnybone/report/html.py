@@ -41,23 +41,29 @@ def render(audit: AuditResult, examples: Sequence[Example]) -> str:
     """
     styles = _static("report.css") + (_static("player.css") if examples else "")
     scripts = {"theme": _static("theme.js"), "player": _static("player.js") if examples else ""}
-    return _environment().get_template("report.html.j2").render(
-        audit=audit,
-        policy=_policy(styles, [script for script in scripts.values() if script]),
-        styles=Markup(styles),
-        scripts={name: Markup(script) for name, script in scripts.items()},
-        examples=examples,
-        motions=Markup(to_script(examples)),
-        attack_count=len(charts.labels(audit.victims)),
-        worst={victim.name: _worst(victim) for victim in audit.victims},
-        series=charts.labels(audit.victims),
-        attack_label=charts.attack_label,
-        curves=charts.displacement_curves(audit.victims),
-        frame=charts,
-        table=_table(audit.victims),
-        settings=_settings(audit.victims),
-        on_manifold=any(attack.on_manifold_rate is not None for victim in audit.victims for attack in victim.attacks),
-        zero_gradients=any(attack.zero_gradients for victim in audit.victims for attack in victim.attacks),
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            audit=audit,
+            policy=_policy(styles, [script for script in scripts.values() if script]),
+            styles=Markup(styles),
+            scripts={name: Markup(script) for name, script in scripts.items()},
+            examples=examples,
+            motions=Markup(to_script(examples)),
+            attack_count=len(charts.labels(audit.victims)),
+            worst={victim.name: _worst(victim) for victim in audit.victims},
+            series=charts.labels(audit.victims),
+            attack_label=charts.attack_label,
+            curves=charts.displacement_curves(audit.victims),
+            frame=charts,
+            table=_table(audit.victims),
+            settings=_settings(audit.victims),
+            on_manifold=any(
+                attack.on_manifold_rate is not None for victim in audit.victims for attack in victim.attacks
+            ),
+            zero_gradients=any(attack.zero_gradients for victim in audit.victims for attack in victim.attacks),
+        )
     )
 
 

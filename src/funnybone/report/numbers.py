@@ -30,7 +30,7 @@ def interval(bounds: tuple[float, float] | None) -> str:
     return DASH if bounds is None else f"[{percent(bounds[0])}, {percent(bounds[1])}]"
 
 
-def count(value: float | None) -> str:
+def count(value: float | int | None) -> str:
     """Return a count or a median of counts.
 
     Examples
@@ -43,7 +43,7 @@ def count(value: float | None) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
 
 
-def short(value: float | None) -> str:
+def short(value: float | int | None) -> str:
     """Return two significant figures, as a power of ten where zeros would hide them.
 
     Examples
@@ -62,7 +62,7 @@ def short(value: float | None) -> str:
     return f"{value:,.{max(0, 1 - exponent)}f}"
 
 
-def column(values: Sequence[float | None], scale: float = 1.0) -> list[str]:
+def column(values: Sequence[float | int | None], scale: int = 1) -> list[str]:
     """Return a column of measurements with one number of decimals, so that its points stand in line.
 
     The decimals show two figures of the smallest value, within reason; what would round to nothing says so.

@@ -38,7 +38,7 @@ def encode(example: Example) -> dict[str, Any]:
     DataError
         When the shapes disagree, the vertical axis is unknown or no frame is valid.
     """
-    persons, frames, joints, dimensions = example.clean.shape
+    _, frames, _, dimensions = example.clean.shape
     _check(example)
     valid = example.valid.detach().cpu().numpy()
     seen = np.flatnonzero(valid.any(0))
@@ -72,7 +72,7 @@ def encode(example: Example) -> dict[str, Any]:
         "unitScale": scale,
         "fps": example.fps,
         "firstFrame": first,
-        "persons": persons,
+        "persons": len(valid),
         "frames": last - first,
         "totalFrames": frames,
         "joints": list(example.skeleton.joints),

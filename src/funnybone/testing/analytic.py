@@ -92,6 +92,9 @@ def linear_victim(clips: Clips, *, distance: float = 0.05, generator: torch.Gene
 class _Remembering(nn.Module):
     """A plane for each clip, found by its nearest clean clip: all at one distance."""
 
+    clean: Tensor
+    shift: Tensor
+
     def __init__(self, normal: Tensor, clean: Tensor, shift: Tensor) -> None:
         super().__init__()
         self.plane = Linear(normal)

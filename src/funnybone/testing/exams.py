@@ -10,8 +10,9 @@ import torch
 from funnybone.attacks.base import Attack
 from funnybone.clips import Clips
 from funnybone.errors import DataError
-from funnybone.goals import AnythingBut, Specified
+from funnybone.goals import AnythingBut, Goal, Specified
 from funnybone.outcome import Outcome
+from funnybone.skeletons import COCO17, NTU25, Skeleton
 from funnybone.testing.analytic import linear_victim, random_clips
 from funnybone.threat import BoneLength, Linf, Mask, Threat
 from funnybone.victims.base import Victim, predict
@@ -85,7 +86,7 @@ def _check_truth(
     clips: Clips,
     threat: Threat,
     outcome: Outcome,
-    goal: AnythingBut | Specified | None = None,
+    goal: Goal | None = None,
 ) -> None:
     goal = goal or AnythingBut()
     xyz = outcome.adversarial.xyz
@@ -98,9 +99,7 @@ def _check_truth(
     assert logits is not None
     achieved = goal.achieved(logits, outcome.reference)
     assert not bool((outcome.success & ~achieved).any()), "a success is claimed that the victim does not confirm"
-    assert not bool((outcome.success & ~outcome.attacked).any()), (
-        "a success is claimed for a clip that was not attacked"
-    )
+    assert not bool((outcome.success & ~outcome.attacked).any()), "a clip that was not attacked counts as success"
     assert torch.equal(predicted, outcome.prediction), "the prediction is not that of the clips returned"
     assert bool((outcome.queries[outcome.attacked] > 0).all()), "queries were not counted"
     if attack.access != "gradients":
@@ -147,9 +146,7 @@ def check_victim(victim: Victim, clips: Clips) -> None:
         _check_gradient(victim, clips)
 
 
-def _other_skeleton(victim: Victim) -> "funnybone.skeletons.Skeleton":  # type: ignore[name-defined]
-    from funnybone.skeletons import COCO17, NTU25
-
+def _other_skeleton(victim: Victim) -> Skeleton:
     return NTU25 if victim.skeleton.same_layout(COCO17) else COCO17
 
 

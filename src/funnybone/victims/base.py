@@ -76,7 +76,8 @@ class Victim(ABC):
                 f"data {clips.name!r} have {clips.skeleton.name} ({len(clips.skeleton.joints)} joints)",
                 hint="use data of the same skeleton, or train a victim on these",
             )
-        if tuple(clips.classes) != tuple(self.classes):
+        numbered = self.classes == tuple(map(str, range(len(self.classes))))  # only their number is known
+        if tuple(clips.classes) != tuple(self.classes) and not (numbered and len(clips.classes) == len(self.classes)):
             odd = sorted(set(clips.classes) ^ set(self.classes))
             what = f"they differ in {', '.join(odd[:3])}" if odd else "their order differs"
             raise DataError(

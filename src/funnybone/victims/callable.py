@@ -56,7 +56,7 @@ class CallableVictim(Victim):
         self.classes = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
         self.access = access
         self.frames = frames
-        self.name = name or getattr(function, "__qualname__", type(function).__name__)
+        self.name = name or str(getattr(function, "__qualname__", type(function).__name__))
 
     @property
     def fingerprint(self) -> str:

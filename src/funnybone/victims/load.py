@@ -63,9 +63,9 @@ def create_victim(
         module,
         skeleton=module.skeleton,
         classes=tuple(record.classes),
-        preprocess=record.preprocess,
+        preprocess=record.build_preprocess(),
         name=path.stem,
-        frames=record.frames,
+        frames=record.options.get("frames"),
     )
     return victim.to(device)
 

@@ -10,7 +10,8 @@ _GUARD: Tracks = {
 
 PUNCH = Action(
     "punch",
-    seconds=0.95,
+    size=(0.75, 1.1),
+    seconds=0.85,
     roles=(
         Role(
             pose=_GUARD
@@ -41,7 +42,8 @@ PUNCH = Action(
 
 THROW = Action(
     "throw",
-    seconds=1.2,
+    size=(0.65, 1.1),
+    seconds=1.1,
     roles=(
         Role(
             pose={
@@ -77,6 +79,7 @@ THROW = Action(
 
 WAVE = Action(
     "wave",
+    size=(0.75, 1.15),
     seconds=1.8,
     hertz=1.75,
     during=((0, 0), (0.14, 0), (0.28, 1), (0.78, 1), (0.9, 0), (1, 0)),
@@ -107,6 +110,7 @@ WAVE = Action(
 
 CLAP = Action(
     "clap",
+    size=(0.85, 1.1),
     seconds=1.75,
     hertz=2.0,
     during=((0, 0), (0.12, 0), (0.26, 1), (0.8, 1), (0.92, 0), (1, 0)),
@@ -155,6 +159,7 @@ _SHAKER = Role(
 
 SHAKE_HANDS = Action(
     "shake hands",
+    size=(0.85, 1.1),
     seconds=1.75,
     hertz=2.4,
     during=((0, 0), (0.26, 0), (0.36, 1), (0.66, 1), (0.78, 0), (1, 0)),
@@ -166,7 +171,8 @@ SHAKE_HANDS = Action(
 
 PUSH = Action(
     "push",
-    seconds=1.35,
+    size=(0.75, 1.1),
+    seconds=1.2,
     contact=0.44,
     gap=0.03,
     roles=(

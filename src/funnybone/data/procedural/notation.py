@@ -51,14 +51,16 @@ class Action:
         Typical duration of the pose tracks; 0 when the action fills the clip from end to end.
     hertz : float
         Typical rate of the cycle tracks.
+    size : (float, float)
+        How small and how large it is done, as a factor of the degrees written down.
     during : track
         How strongly the cycle tracks act (0 to 1) over the phase of the pose tracks.
     flight : tuple of (float, float)
         Phases in the air: of the pose, or of the cycle when ``seconds`` is 0.
     contact : float, optional
         Phase at which the two persons touch each other, or the one person the floor.
-    height : float
-        Metres above the floor at which one person touches.
+    height : (float, float)
+        Metres above the floor, from and to, at which one person touches.
     gap : float
         Metres by which the first person's touch stays short of the second's.
     handed : bool
@@ -69,9 +71,10 @@ class Action:
     roles: tuple[Role, ...]
     seconds: float = 0.0
     hertz: float = 0.0
+    size: tuple[float, float] = (0.8, 1.1)
     during: Track = ((0, 1), (1, 1))
     flight: tuple[tuple[float, float], ...] = ()
     contact: float | None = None
-    height: float = 0.0
+    height: tuple[float, float] = (0.0, 0.0)
     gap: float = 0.0
     handed: bool = True

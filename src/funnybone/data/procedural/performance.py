@@ -10,7 +10,7 @@ from scipy.interpolate import PchipInterpolator
 from funnybone.data.procedural import body, chance
 from funnybone.data.procedural.actions import ACTIONS
 from funnybone.data.procedural.notation import Track, Tracks
-from funnybone.data.procedural.subjects import POSTURE, Subjects
+from funnybone.data.procedural.subjects import POSTURE, Subjects, carriage
 
 GRAVITY = 9.81  # m/s2
 _SAMPLES = 512  # of a track over its phase
@@ -27,9 +27,11 @@ class _Tables:
     pose: Float[np.ndarray, "R D K"]
     cycle: Float[np.ndarray, "R D K"]
     manner: Float[np.ndarray, "R D K"]
+    uses: Bool[np.ndarray, "R D"]
     during: Float[np.ndarray, "A K"]
     seconds: Float[np.ndarray, " A"]
     hertz: Float[np.ndarray, " A"]
+    size: Float[np.ndarray, "A 2"]
     takeoff: Float[np.ndarray, "A F"]
     airborne: Float[np.ndarray, "A F"]
     handed: Bool[np.ndarray, " A"]
@@ -70,9 +72,11 @@ def _tables() -> _Tables:
         pose=np.stack([_columns(role.pose, body.REST) for _, role in ROLES]),
         cycle=np.stack([_columns(role.cycle, none, periodic=True) for _, role in ROLES]),
         manner=np.stack([_columns(role.manner, none) for _, role in ROLES]),
+        uses=np.stack([_columns(role.pose, none).any(-1) for _, role in ROLES]),
         during=np.stack([_sample(action.during) for action in ACTIONS]),
         seconds=np.array([action.seconds for action in ACTIONS]),
         hertz=np.array([action.hertz for action in ACTIONS]),
+        size=np.array([action.size for action in ACTIONS]),
         takeoff=padded[..., 0],
         airborne=padded[..., 1] - padded[..., 0],
         handed=np.array([action.handed for action in ACTIONS]),
@@ -139,8 +143,8 @@ def clock(cast: Cast, seconds: Float[np.ndarray, " T"]) -> Clock:
     lasts = np.where(tables.seconds[cast.action] > 0, tables.seconds[cast.action] / hurry, length)
     hertz = tables.hertz[cast.action] * np.exp(0.10 * cast.leader.tempo + 0.12 * chance.normal(cast.clip, "hertz"))
     # A pause before, a pause after; who is slow may be cut off at the very end, where the action is all but over.
-    spare = np.maximum(length - 0.92 * lasts, 0.12 * length)
-    onset = np.where(tables.seconds[cast.action] > 0, spare * chance.uniform(cast.clip, "onset"), 0.0)
+    first, last = -0.2 * lasts, length - 0.7 * lasts
+    onset = np.where(tables.seconds[cast.action] > 0, first + (last - first) * chance.uniform(cast.clip, "onset"), 0.0)
     drift = chance.wander(cast.clip, "clock", seconds, 1)[..., 0]
     phase = np.clip((seconds - onset[:, None]) / lasts[:, None] + 0.012 * drift, 0, 1)
     cycle = chance.uniform(cast.clip, "cycle")[:, None] + hertz[:, None] * seconds + 0.03 * drift
@@ -155,9 +159,26 @@ def clock(cast: Cast, seconds: Float[np.ndarray, " T"]) -> Clock:
     return Clock(phase, cycle, flight, onset, lasts, hertz)
 
 
+def facing(cast: Cast, when: Clock, seconds: Float[np.ndarray, " T"]) -> Float[np.ndarray, "P T"]:
+    """Return where each person faces over time, radians to the left of the clip's heading."""
+    slow = chance.wander(cast.person, "facing", seconds, 1, hertz=(0.1, 0.25, 0.5))[..., 0]
+    alone = np.array([len(action.roles) == 1 for action in ACTIONS])[cast.action, None]
+    curve = chance.normal(cast.clip, "curve", 1) * (seconds - seconds[-1] / 2)
+    aim = chance.normal(cast.clip, "aim", 1) * body_turn(when)
+    walks = (_tables().seconds == 0)[cast.action, None]
+    return np.where(alone, 0.25, 0.08) * slow + np.where(walks, TURN_WALK * curve, np.where(alone, TURN_AIM * aim, 0))
+
+
+TURN_WALK, TURN_AIM = 0.5, 0.45
+
+
+def body_turn(when: Clock):
+    return 1 - np.clip(when.phase / 0.3, 0, 1) ** 2 * (3 - 2 * np.clip(when.phase / 0.3, 0, 1))
+
+
 def left_first(cast: Cast) -> Bool[np.ndarray, " P"]:
     """Whether the left hand or foot does what the tracks write down for the right one."""
-    other = chance.uniform(cast.clip, "other hand") < 0.1
+    other = chance.uniform(cast.clip, "other hand") < 0.35
     return _tables().handed[cast.action] & (cast.leader.left_handed ^ other)
 
 
@@ -170,14 +191,22 @@ def wishes(cast: Cast, when: Clock, seconds: Float[np.ndarray, " T"]) -> Float[n
     phase = np.clip(when.phase[..., None] + lag, 0, 1)
     turn = (when.cycle[..., None] + lag) % 1.0
     beat = _read(tables.during, cast.action[:, None], when.phase)
-    effort = 0.09 * cast.subject.vigour + 0.09 * chance.normal(cast.person, "effort")
-    gain = 1 + effort[:, None] + 0.08 * chance.normal(cast.person, "gain", width)
+    small, large = tables.size[cast.action].T
+    size = small + (large - small) * chance.uniform(cast.person, "size")
+    gain = size[:, None] + 0.08 * cast.subject.vigour[:, None] + 0.08 * chance.normal(cast.person, "gain", width)
     manner = 2 * chance.uniform(cast.clip, "manner") - 1
     moved = _read(tables.pose, row, phase) + beat[..., None] * _read(tables.cycle, row, turn)
     moved = gain[:, None] * moved + manner[:, None, None] * _read(tables.manner, row, phase)
-    mine = body.REST + cast.subject.posture + 0.5 * POSTURE * chance.normal(cast.person, "mood", width)
-    noise = 0.5 * POSTURE * chance.wander(cast.person, "noise", seconds, width)
-    return mine[:, None] + moved + noise
+    mine = body.REST + cast.subject.posture + 1.0 * POSTURE * chance.normal(cast.person, "mood", width)
+    noise = 0.8 * POSTURE * chance.wander(cast.person, "noise", seconds, width)
+    idle = 1 - tables.uses[FIRST_ROLE[cast.action] + cast.role][:, None] * busy(phase)
+    return mine[:, None] + idle * carriage(cast.person)[:, None] + moved + noise
+
+
+def busy(phase):
+    """0 before and after an action, 1 within."""
+    edge = np.clip(np.minimum(phase, 1 - phase) / 0.2, 0, 1)
+    return edge * edge * (3 - 2 * edge)
 
 
 def settle(angles: Float[np.ndarray, "P T D"]) -> Float[np.ndarray, "P T D"]:

@@ -11,7 +11,8 @@ from funnybone.skeletons import NTU25
 
 _PERSONS: Int[np.ndarray, " A"] = np.array([len(action.roles) for action in ACTIONS])
 _CONTACT = np.array([-1.0 if action.contact is None else action.contact for action in ACTIONS])
-_HEIGHT, _GAP = np.array([(action.height, action.gap) for action in ACTIONS]).T
+_HEIGHT = np.array([action.height for action in ACTIONS])
+_GAP = np.array([action.gap for action in ACTIONS])
 # For each role the share of each joint in the point that touches, and whether the role reaches for what it touches.
 _TOUCH = np.array([[(name in role.touch) / max(len(role.touch), 1) for name in NTU25.joints] for _, role in performance.ROLES])
 _REACHES = np.array([bool(role.reach) for _, role in performance.ROLES])
@@ -62,6 +63,8 @@ def play(
     partner[count:], partner[row[count:]] = row[count:], np.arange(count, len(row))
     angles = performance.settle(_reach(performance.wishes(cast, when, seconds), cast, when, partner))
     joints, soles = body.forward(angles, cast.subject.lengths)
+    facing = performance.facing(cast, when, seconds)
+    joints, soles = _turn(joints, facing), _turn(soles, facing)
     joints += body.tread(soles, when.flight, fps)[:, :, None]
 
     xyz = np.zeros((count, 2, frames, len(NTU25.joints), 3))
@@ -69,17 +72,18 @@ def play(
     xyz[paired, 1] = _face(joints, cast, when, row[count:])
     left = performance.left_first(cast)[:count]
     xyz[left] = (xyz[left] * [-1, 1, 1])[..., _OTHER_SIDE, :]
-    cos, sin = np.cos(_heading(clip)), np.sin(_heading(clip))
-    x, z = xyz[..., 0].copy(), xyz[..., 2].copy()
-    cos, sin = cos[:, None, None, None], sin[:, None, None, None]
-    place = 0.4 * chance.normal(clip, "place", 2)[:, :, None, None, None]
-    xyz[..., 0], xyz[..., 2] = cos * x + sin * z + place[:, 0], cos * z - sin * x + place[:, 1]
+    heading = 2 * np.pi * chance.uniform(clip, "heading")
+    place = 0.4 * chance.normal(clip, "place", 3) * [1, 0, 1]
+    xyz = _turn(xyz, heading[:, None, None]) + place[:, None, None, None]
     xyz[~paired, 1] = 0
     return xyz, paired, angles
 
 
-def _heading(clip: np.ndarray) -> Float[np.ndarray, " N"]:
-    return 2 * np.pi * chance.uniform(clip, "heading")
+def _turn(points: Float[np.ndarray, "*shape J 3"], heading: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape J 3"]:
+    """Points turned to the left about the vertical, radians."""
+    cos, sin = np.cos(heading)[..., None], np.sin(heading)[..., None]
+    x, y, z = np.moveaxis(points, -1, 0)
+    return np.stack([cos * x + sin * z, y, cos * z - sin * x], -1)
 
 
 def _touch(joints: Float[np.ndarray, "P T 25 3"], cast: Cast) -> Float[np.ndarray, "P T 3"]:
@@ -99,6 +103,8 @@ def _reach(
     reaches = _REACHES[performance.FIRST_ROLE[cast.action] + cast.role]
     shape = performance.reach_shape(cast, when)
     now = np.arange(len(who))
+    low, high = _HEIGHT[cast.action].T
+    floor = low + (high - low) * chance.uniform(cast.clip, "height")
     moment, way = wishes[who, frame][:, None], shape[now, frame][:, None]
 
     def height(turn: Float[np.ndarray, " P"]) -> Float[np.ndarray, " P"]:
@@ -111,7 +117,7 @@ def _reach(
         slope = (height(turn + small) - here) / small
         # Both meet half way when both reach; else the one who reaches goes all the way.
         theirs = np.where(reaches[partner], 0.5 * (here + here[partner]), here[partner])
-        target = np.where(partner == now, _HEIGHT[cast.action], theirs)
+        target = np.where(partner == now, floor, theirs)
         safe = np.where(np.abs(slope) < 0.1, np.copysign(0.1, slope), slope)
         turn = np.clip(turn + np.where(reaches, (target - here) / safe, 0), -0.6, 0.6)
     wishes = wishes.copy()

@@ -8,10 +8,28 @@ from jaxtyping import Bool, Float, Int, UInt64
 from funnybone.data.procedural import chance
 from funnybone.data.procedural.body import DOFS, PROPORTIONS
 
+
+def _mirrored(pose: dict[str, float]) -> dict[str, float]:
+    return {name.replace("left", "right"): degrees for name, degrees in pose.items()}
+
+
 # Standard deviation of a subject's posture, degrees, by movement; half a turn of hips and pelvis would slide the feet.
-_POSTURE = {"pelvis": 2.0, "spine": 3.0, "chest": 3.0, "neck": 5.0, "shoulder": 5.0, "elbow": 7.0, "wrist": 7.0,
+_POSTURE = {"pelvis": 2.0, "spine": 3.0, "chest": 3.0, "neck": 5.0, "shoulder": 6.0, "elbow": 9.0, "wrist": 9.0,
             "hip": 1.5, "knee": 2.5, "ankle": 0.8}  # fmt: skip
 POSTURE: Float[np.ndarray, " D"] = np.deg2rad([_POSTURE[name.split()[-2]] for name in DOFS])
+
+# How the arms are held when they have nothing to do, in degrees beyond hanging, and how often.
+_LEFT_HIP = {"left shoulder abduct": 32, "left shoulder flex": -18, "left shoulder twist": 30, "left elbow flex": 78}
+_LEFT_BELLY = {"left shoulder flex": 12, "left shoulder twist": 48, "left elbow flex": 76}
+_CARRIAGES: tuple[tuple[float, dict[str, float]], ...] = (
+    (0.46, {}),
+    (0.09, _LEFT_HIP),
+    (0.09, _mirrored(_LEFT_HIP)),
+    (0.09, _LEFT_HIP | _mirrored(_LEFT_HIP)),
+    (0.09, _LEFT_BELLY),
+    (0.09, _mirrored(_LEFT_BELLY)),
+    (0.09, _LEFT_BELLY | _mirrored(_LEFT_BELLY)),
+)
 
 _VARIATION = {"hips": 0.09, "shoulders": 0.06, "hand": 0.06, "foot": 0.06}
 
@@ -68,3 +86,10 @@ def subjects(keys: UInt64[np.ndarray, " P"]) -> Subjects:
         vigour=chance.normal(keys, "vigour"),
         left_handed=chance.uniform(keys, "left-handed") < 0.15,
     )
+
+
+def carriage(keys: UInt64[np.ndarray, " P"]) -> Float[np.ndarray, "P D"]:
+    """Return how each person holds the arms for this once, radians beyond hanging."""
+    share, poses = zip(*_CARRIAGES, strict=True)
+    which = np.searchsorted(np.cumsum(share)[:-1], chance.uniform(keys, "carriage"))
+    return np.deg2rad([[pose.get(name, 0.0) for name in DOFS] for pose in poses])[which]

@@ -9,6 +9,7 @@ def _hold(degrees: float) -> Track:
 
 WALK = Action(
     "walk",
+    size=(0.7, 1.15),
     hertz=0.92,
     roles=(
         Role(
@@ -32,6 +33,7 @@ WALK = Action(
 
 JOG = Action(
     "jog",
+    size=(0.65, 1.1),
     hertz=1.25,
     flight=((0.37, 0.49), (0.87, 0.99)),
     roles=(
@@ -54,7 +56,8 @@ JOG = Action(
 
 JUMP = Action(
     "jump",
-    seconds=1.45,
+    size=(0.6, 1.1),
+    seconds=1.3,
     flight=((0.47, 0.74),),
     roles=(
         Role(
@@ -80,6 +83,7 @@ JUMP = Action(
 
 JUMPING_JACK = Action(
     "jumping jack",
+    size=(0.55, 1.05),
     hertz=0.95,
     flight=((0.12, 0.38), (0.62, 0.88)),
     roles=(
@@ -101,7 +105,8 @@ JUMPING_JACK = Action(
 
 SQUAT = Action(
     "squat",
-    seconds=1.6,
+    size=(0.5, 1.1),
+    seconds=1.4,
     roles=(
         Role(
             pose={
@@ -127,7 +132,8 @@ SQUAT = Action(
 
 SIT_DOWN = Action(
     "sit down",
-    seconds=1.55,
+    size=(0.72, 1.05),
+    seconds=1.3,
     roles=(
         Role(
             pose={
@@ -151,9 +157,10 @@ SIT_DOWN = Action(
 
 PICK_UP = Action(
     "pick up",
-    seconds=1.7,
+    size=(0.7, 1.1),
+    seconds=1.5,
     contact=0.47,
-    height=0.1,
+    height=(0.08, 0.6),
     roles=(
         Role(
             touch=("HandR",),
@@ -186,7 +193,8 @@ PICK_UP = Action(
 
 KICK = Action(
     "kick",
-    seconds=1.1,
+    size=(0.55, 1.1),
+    seconds=1.0,
     roles=(
         Role(
             pose={

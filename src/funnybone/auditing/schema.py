@@ -1,0 +1,117 @@
+"""``audit.json``: what an audit found, as versioned pydantic models. Public; readers may rely on every field."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from funnybone.errors import DataError
+
+SCHEMA_VERSION: Literal[1] = 1
+
+Rate = Annotated[float, Field(ge=0, le=1)]
+Interval = tuple[Rate, Rate]
+
+
+class Model(BaseModel):
+    """Fields are exactly those listed; NaN is refused (a figure that does not exist is null)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataSummary(Model):
+    """The clips that were audited."""
+
+    name: str
+    split: str | None
+    n: int
+    classes: list[str]
+    frames: int
+    persons: int
+    skeleton: str
+    synthetic: bool
+    sha256: str
+
+
+class CleanResult(Model):
+    """Accuracy on the clean clips, with a Wilson 95 % interval."""
+
+    accuracy: Rate
+    ci95: Interval
+    n: int
+
+
+class AttackResult(Model):
+    """One attack on one victim. Medians and means are over successes; null where there was none."""
+
+    name: str
+    access: Literal["labels", "scores", "gradients"]
+    goal: str
+    threat: str
+    settings: dict[str, Any]
+    n: int  # clips audited
+    attacked: int  # of those, clips that the victim got right: the denominator of success_rate
+    succeeded: int
+    success_rate: Rate | None  # null when nothing could be attacked
+    ci95: Interval | None
+    robust_accuracy: Rate  # over all n clips
+    robust_accuracy_ci95: Interval
+    queries_median: float | None
+    steps_median: float | None
+    position_m: float | None  # mean joint displacement, metres
+    acceleration: float | None  # mean deviation, m/s^2
+    joint_angle_acceleration: float | None  # mean deviation, rad/s^2
+    bone_length_change: float | None  # mean relative change
+    on_manifold_rate: Rate | None  # null unless the suite judged the manifold
+    max_violation: float  # of the threat model, over everything returned
+    zero_gradients: int  # clips whose gradient vanished: masking, not robustness
+    seconds: float
+    success_by_displacement: list[tuple[float, Rate]]  # (metres, share of attacked clips that fell within it)
+
+
+class VictimResult(Model):
+    """One victim and every attack on it."""
+
+    name: str
+    defense: str | None
+    parameters: int | None
+    clean: CleanResult
+    attacks: list[AttackResult]
+
+
+class AuditWarning(Model):
+    """Something that a reader of the figures must know; each code has a section in the documentation."""
+
+    code: str
+    message: str
+
+
+class AuditResult(Model):
+    """The whole of ``audit.json``."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    seed: int
+    suite: str
+    data: DataSummary
+    victims: list[VictimResult]
+    warnings: list[AuditWarning]
+    environment: dict[str, str]
+
+    def save(self, path: Path) -> None:
+        """Write as indented JSON."""
+        path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "AuditResult":
+        """Read and validate; `DataError` names the file and the first field that is wrong."""
+        if not path.is_file():
+            raise DataError(f"{path}: no such file", hint="give a folder that funnybone audit wrote")
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except (ValidationError, UnicodeDecodeError) as error:
+            if isinstance(error, ValidationError):
+                first = error.errors()[0]
+                where, what = ".".join(map(str, first["loc"])) or "the whole", first["msg"]
+            else:
+                where, what = "the whole", "not UTF-8 text"
+            raise DataError(f"{path}: field {where}: {what}", hint="run the audit again") from None

@@ -1,0 +1,151 @@
+"""Suites: which attacks, under which goals and threat models, an audit runs. A suite is data."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from funnybone.attacks.base import Attack, create_attack
+from funnybone.errors import DataError
+from funnybone.goals import AnythingBut, Goal
+from funnybone.threat import L2, Linf, Threat, Unbounded
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One way of attacking.
+
+    Parameters
+    ----------
+    attack : Attack
+        With its settings.
+    goal : Goal
+        When a clip has fallen.
+    threat : Threat
+        Where the clips must stay.
+    name : str
+        How tables call it; no two entries of a suite share one.
+    """
+
+    attack: Attack
+    goal: Goal
+    threat: Threat
+    name: str
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that the entry is, as plain values."""
+        return {
+            "name": self.name,
+            "attack": self.attack.name,
+            "access": self.attack.access,
+            "settings": self.attack.settings(),
+            "goal": self.goal.name,
+            "threat": repr(self.threat),
+        }
+
+    def content(self) -> Any:
+        """What decides its results: `describe`, and what the short forms of goal and threat model leave out."""
+        return [self.name, *(_plain(part) for part in (self.attack, self.goal, self.threat))]
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        kept = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return [f"{type(value).__module__}.{type(value).__qualname__}", kept]
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value if isinstance(value, str | int | float | None) else repr(value)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Named entries, run in their order.
+
+    Examples
+    --------
+    >>> [entry.name for entry in create_suite("quick").entries]
+    ['pgd-linf', 'pgd-l2', 'smart']
+    """
+
+    name: str
+    entries: tuple[Entry, ...]
+
+    def __post_init__(self) -> None:
+        names = [entry.name for entry in self.entries]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise DataError(f"suite {self.name!r}: two entries are named {twice!r}", hint="give each its own name")
+        if not names:
+            raise DataError(f"suite {self.name!r} has no entries", hint="give at least one")
+
+
+# One person, 60 frames, 25 joints: what an L2 radius has to be for a root mean square joint displacement of 1 metre.
+_L2_OF_RMS = (60 * 25) ** 0.5
+
+
+def _entry(name: str, attack: str, threat: Threat, **settings: Any) -> Entry:
+    return Entry(create_attack(attack, **settings), AnythingBut(), threat, name)
+
+
+def _balls(millimetres: tuple[int, ...], *, steps: int, step_size: float) -> list[Entry]:
+    """PGD at each radius: of the largest coordinate in L-infinity, of the root mean square joint in L2."""
+    entries = []
+    for radius in millimetres:
+        suffix = f"-{radius}mm" if len(millimetres) > 1 else ""
+        settings = {"steps": steps, "step_size": step_size}
+        entries.append(_entry(f"pgd-linf{suffix}", "pgd", Linf(radius / 1000), **settings))
+        entries.append(_entry(f"pgd-l2{suffix}", "pgd", L2(round(radius / 1000 * _L2_OF_RMS, 4)), **settings))
+    return entries
+
+
+def _quick() -> list[Entry]:
+    return [
+        *_balls((10,), steps=20, step_size=0.15),
+        _entry("smart", "smart", Unbounded(), steps=40, step_size=0.002),
+    ]
+
+
+def _standard() -> list[Entry]:
+    return [
+        *_balls((5, 10, 20), steps=50, step_size=0.1),
+        _entry("smart", "smart", Unbounded(), steps=200),
+    ]
+
+
+def _full() -> list[Entry]:
+    return [
+        *_balls((1, 2, 5, 10, 20, 50, 100), steps=100, step_size=0.05),
+        _entry("smart", "smart", Unbounded(), steps=400),
+    ]
+
+
+# An attack joins by a line in these lists; nothing else in the library names one.
+_SUITES = {"quick": _quick, "standard": _standard, "full": _full}
+
+
+def suite_names() -> list[str]:
+    """Return the names of the suites that come with the library.
+
+    Examples
+    --------
+    >>> suite_names()
+    ['quick', 'standard', 'full']
+    """
+    return list(_SUITES)
+
+
+def create_suite(name: str) -> Suite:
+    """Return a suite by name.
+
+    Raises
+    ------
+    DataError
+        When none has this name.
+
+    Examples
+    --------
+    >>> len(create_suite("full").entries)
+    15
+    """
+    if name not in _SUITES:
+        raise DataError(f"no suite is named {name!r}", hint=f"suites are {', '.join(_SUITES)}")
+    return Suite(name, tuple(_SUITES[name]()))

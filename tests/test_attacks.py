@@ -1,0 +1,212 @@
+"""Attacks: the shared verdict, and each attack against answers that are known."""
+
+import dataclasses
+
+import pytest
+import torch
+
+import funnybone as fb
+from funnybone.attacks import Attack, GradientAttack, Problem
+from funnybone.attacks.base import Trace
+from funnybone.attacks.smart import dynamics_metric, perceptual_loss
+from funnybone.motion.dynamics import derivative
+from funnybone.testing import check_attack, linear_victim, random_clips
+from funnybone.threat import L2, BoneLength, Linf
+
+ATTACKS = [fb.create_attack("pgd", steps=20), fb.create_attack("smart", steps=60)]
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+def test_every_attack_passes_the_exam(attack):
+    check_attack(attack)
+
+
+@pytest.mark.parametrize("norm", [Linf, L2])
+def test_pgd_needs_little_more_than_the_exact_distance(norm):
+    clips = random_clips(6)
+    victim = linear_victim(clips, distance=0.05)
+    normal = victim.module.plane.normal
+    exact = 0.05 if norm is L2 else 0.05 / normal.abs().sum().item()
+    attack = fb.create_attack("pgd", steps=40)
+    assert attack(victim, clips, threat=norm(1.25 * exact)).success.all()
+    assert not attack(victim, clips, threat=norm(0.99 * exact)).success.any()
+
+
+def test_solved_clips_leave_and_are_not_moved_again():
+    clips = random_clips(6)
+    victim = linear_victim(clips, distance=0.05)
+    seen = []
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Spy(GradientAttack):
+        steps: int = 30
+
+        def step(self, problem: Problem, xyz, gradient, k):
+            seen.append(problem.rows.tolist())
+            # Clip i moves i times as fast as clip 1, so they fall one after another and clip 0 never does.
+            return xyz - 0.004 * problem.rows[:, None, None, None, None] * gradient / gradient.flatten(1).norm(
+                dim=1
+            ).clamp(min=1e-12).reshape(-1, 1, 1, 1, 1)
+
+    outcome = Spy()(victim, clips)
+    assert outcome.success.tolist() == [False, True, True, True, True, True]
+    assert outcome.steps.tolist() == [30, 13, 7, 5, 4, 3]
+    assert outcome.queries.tolist() == [31, 14, 8, 6, 5, 4]
+    assert [len(rows) for rows in seen] == sorted((len(rows) for rows in seen), reverse=True)
+    assert sum(map(len, seen)) == int(outcome.steps.sum())  # the work is the sum of each clip's own steps
+
+
+def test_a_claimed_success_is_not_believed(clips, victim):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Liar(Attack):
+        def run(self, problem, progress):
+            everyone = torch.ones(len(problem), dtype=torch.bool)
+            return Trace(problem.clean + 1e-4, everyone, torch.ones(len(problem), dtype=torch.long), ~everyone)
+
+    outcome = Liar()(victim, clips)
+    assert outcome.attacked.all()
+    assert not outcome.success.any()
+
+
+def test_a_success_outside_of_the_threat_model_does_not_count(clips, victim):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Escape(Attack):
+        def run(self, problem, progress):
+            _, _, gradient = problem.gradient(problem.clean)
+            far = problem.clean - 10 * gradient
+            everyone = torch.ones(len(problem), dtype=torch.bool)
+            return Trace(far, everyone, torch.ones(len(problem), dtype=torch.long), ~everyone)
+
+    free = Escape()(victim, clips)
+    assert free.success.all()
+    bound = Escape()(victim, clips, threat=Linf(0.001))
+    assert (bound.violation > 0.001).all()
+    assert not bound.success.any()
+
+
+def test_a_victim_without_gradient_is_reported_not_called_strong(clips):
+    class Constant(torch.nn.Module):
+        def forward(self, xyz):
+            logits = torch.nn.functional.one_hot(clips.labels, 2).float()[: len(xyz)]
+            return logits + 0 * xyz.flatten(1).sum(1, keepdim=True)
+
+    victim = fb.TorchVictim(Constant(), skeleton=clips.skeleton, classes=clips.classes)
+    outcome = fb.create_attack("smart", steps=3)(victim, clips)
+    assert outcome.attacked.all()
+    assert outcome.zero_gradient.all()
+    assert torch.equal(outcome.adversarial.xyz, clips.xyz)
+
+
+def test_a_gradient_that_is_no_number_moves_nothing(clips):
+    class Broken(torch.nn.Module):
+        def forward(self, xyz):
+            logits = torch.nn.functional.one_hot(clips.labels, 2).float()[: len(xyz)]
+            return logits + 0 * (xyz - xyz.detach()).flatten(1).sum(1, keepdim=True).sqrt()
+
+    victim = fb.TorchVictim(Broken(), skeleton=clips.skeleton, classes=clips.classes)
+    outcome = fb.create_attack("pgd", steps=3, random_start=False)(victim, clips, threat=Linf(0.01))
+    assert outcome.zero_gradient.all()
+    assert torch.isfinite(outcome.adversarial.xyz).all()
+
+
+def test_batches_do_not_matter_to_a_deterministic_attack(clips, victim):
+    attack = fb.create_attack("smart", steps=40)
+    together, apart = (attack(victim, clips, batch_size=size) for size in (64, 2))
+    assert torch.equal(together.success, apart.success)
+    assert torch.allclose(together.adversarial.xyz, apart.adversarial.xyz, atol=1e-5)
+
+
+def test_outcome_prints_one_honest_line(clips, victim):
+    outcome = fb.create_attack("pgd", steps=20)(victim, clips, threat=Linf(0.02))
+    line = str(outcome)
+    assert "\n" not in line
+    assert line.startswith("n=6  attacked 6  success ")
+    assert "[" in line
+
+
+def test_an_outcome_is_never_overwritten_and_damage_is_found(tmp_path, clips, victim):
+    outcome = fb.create_attack("pgd", steps=2)(victim, clips, threat=Linf(0.02))
+    outcome.save(tmp_path / "run")
+    with pytest.raises(fb.DataError, match="exists"):
+        outcome.save(tmp_path / "run")
+    assert str(fb.Outcome.load(tmp_path / "run.json")) == str(outcome)
+    whole = (tmp_path / "run.safetensors").read_bytes()
+    (tmp_path / "run.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(fb.DataError, match="not an outcome"):
+        fb.Outcome.load(tmp_path / "run")
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(fb.DataError, match="no such file"):
+        fb.Outcome.load(tmp_path / "run")
+
+
+def test_unusable_combinations_are_refused(clips, victim):
+    with pytest.raises(fb.DataError, match="has no ball"):
+        fb.create_attack("pgd")(victim, clips)
+    with pytest.raises(fb.DataError, match="has no setting 'speed'"):
+        fb.create_attack("pgd", speed=3)
+    with pytest.raises(fb.DataError, match="did you mean 'smart'"):
+        fb.create_attack("smort")
+    with pytest.raises(fb.DataError, match="sum"):
+        fb.create_attack("smart", beta=(1.0, 1.0, 1.0))
+    with pytest.raises(fb.DataError, match="no clips"):
+        fb.create_attack("smart")(victim, clips[:0])
+
+
+SMART = {"alpha": 0.5, "beta": (0.2, 0.3, 0.5), "scales": (0.05, 0.3, 2.0), "bone_scale": 0.005}
+
+
+def test_the_perceptual_loss_is_zero_where_nothing_is_seen(clips):
+    rest = (clips.valid, clips.fps, clips.skeleton)
+    same = perceptual_loss(clips.xyz, clips.xyz, *rest, **SMART)
+    assert (same == 0).all()
+    # A constant offset changes neither velocity nor acceleration nor bones.
+    moved = torch.where(clips.valid[..., None, None], clips.xyz + 0.05, clips.xyz)
+    only_motion = {**SMART, "beta": (0.0, 0.5, 0.5)}
+    assert perceptual_loss(clips.xyz, moved, *rest, **only_motion).max() < 1e-8
+    # A rigid turn of the whole clip keeps every bone.
+    angle = torch.tensor(0.7)
+    turn = torch.tensor([[angle.cos(), 0, angle.sin()], [0, 1, 0], [-angle.sin(), 0, angle.cos()]])
+    only_bones = {**SMART, "alpha": 0.0}
+    assert perceptual_loss(clips.xyz, clips.xyz @ turn, *rest, **only_bones).max() < 1e-6
+
+
+def test_one_joint_in_one_frame_accelerates_as_the_stencil_says():
+    clips = random_clips(1, frames=9)
+    moved = clips.xyz.clone()
+    moved[0, 0, 4, 3, 1] += 0.01
+    deviation = derivative(moved - clips.xyz, clips.fps, 2)
+    assert deviation.square().sum() == pytest.approx(6 * 0.01**2 * 30**4, rel=1e-4)
+
+
+def test_the_metric_is_the_hessian_of_the_dynamics():
+    clips = random_clips(2, frames=12, persons=2, absent=True)
+    generator = torch.Generator().manual_seed(2)
+    change = torch.where(clips.valid[..., None, None], torch.randn(clips.xyz.shape, generator=generator), 0) * 0.01
+    metric = dynamics_metric(clips.valid, clips.fps, beta=(0.2, 0.3, 0.5), scales=(0.05, 0.3, 2.0))
+    quadratic = torch.einsum("nmtvc,nmts,nmsvc->n", change.double(), metric, change.double())
+    direct = torch.zeros(2, dtype=torch.float64)
+    for order, (weight, scale) in enumerate(((0.2, 0.05), (0.3, 0.3), (0.5, 2.0))):
+        whole = clips.valid.unfold(-1, order + 1, 1).all(-1)[..., None, None]
+        direct += weight * (torch.where(whole, derivative(change, clips.fps, order), 0).double() / scale).square().sum(
+            (1, 2, 3, 4)
+        )
+    assert torch.allclose(quadratic, direct, rtol=1e-4)
+    assert (torch.linalg.eigvalsh(metric) > 0).all()
+
+
+def test_smart_is_smoother_than_pgd_at_equal_displacement():
+    clips = random_clips(8, frames=40)
+    victim = linear_victim(clips, distance=0.5)
+    smart = fb.create_attack("smart", steps=400)(victim, clips)
+    pgd = fb.create_attack("pgd", steps=100, step_size=0.02)(victim, clips, threat=L2(0.6))
+    assert smart.success.all()
+    assert pgd.success.all()
+    ratio = {key: float((smart.distances[key] / pgd.distances[key]).mean()) for key in smart.distances}
+    assert ratio["acceleration"] / ratio["position_m"] < 1 / 3
+
+
+def test_bones_can_be_bound_in_any_attack(clips, victim):
+    threat = Linf(0.02) & BoneLength(0.01)
+    outcome = fb.create_attack("smart", steps=60)(victim, clips, threat=threat)
+    assert outcome.violation.max() == 0
+    assert outcome.distances["bone_length_change"].max() <= 0.01
