@@ -118,7 +118,7 @@ class Ledger:
         lock = _lock(folder)
         try:
             path = folder / LEDGER
-            if not path.exists():
+            if not path.exists():  # sqlite makes it; a folder that lost it is not begun anew
                 _refuse_remains(folder, f"{folder}: holds parts of an audit, but no {LEDGER}")
             ledger = cls(folder, _connect(path, writable=True), lock)
         except BaseException:
@@ -183,16 +183,21 @@ class Ledger:
         self._connection.execute("COMMIT")
 
     def _begin(self, identity: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-        if not self._select("SELECT name FROM sqlite_master"):
+        fresh = not self._select("SELECT name FROM sqlite_master")
+        if fresh:
             # Empty, as a kill between the first two writes leaves it; but also as a truncation does.
             _refuse_remains(self.folder, f"{self.folder / LEDGER}: empty, though the folder holds results")
+        else:
+            self._check_version()  # before anything is written: this may be anybody's file
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = FULL")
+        if fresh:
             with self._transaction():
                 for table in _TABLES:
                     self._connection.execute(table)
                 self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
                 self._remember("identity", identity)
                 self._remember("about", about)
-        self._check_version()
         there, here = self._recall("identity"), json.loads(json.dumps(identity))
         odd = [key for key in {**there, **here} if there.get(key) != here.get(key)]
         if odd:
@@ -325,10 +330,7 @@ def _refuse_remains(folder: Path, what: str) -> None:
 def _connect(path: Path, *, writable: bool) -> sqlite3.Connection:
     with _readable(path):
         if writable:
-            connection = sqlite3.connect(path, isolation_level=None)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            return connection
+            return sqlite3.connect(path, isolation_level=None)
         # A WAL file wants to write beside itself; on a medium where nothing can, nobody else does either.
         mode = "mode=ro" if os.access(path.parent, os.W_OK) else "immutable=1"
         return sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, isolation_level=None)
@@ -339,6 +341,8 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
+        if "locked" in str(error):
+            raise DataError(f"{path}: in use by another program ({error})", hint="close it there first") from None
         raise DataError(f"{path}: not a ledger that can be read ({error})", hint=f"it is damaged; {_AGAIN}") from None
 
 
