@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from funnybone import metrics
@@ -63,6 +63,7 @@ def test_joint_angles_have_a_finite_gradient_when_straight():
     assert torch.isfinite(xyz.grad).all()
 
 
+@settings(deadline=None)  # the first call imports scipy
 @given(n=st.integers(1, 500), share=st.floats(0, 1))
 def test_wilson_holds_the_rate_and_solves_its_equation(n, share):
     k = round(share * n)
