@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import funnybone.report
-from funnybone.audit.schema import (
+from funnybone.auditing.schema import (
     AttackResult,
     AuditResult,
     AuditWarning,

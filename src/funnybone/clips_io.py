@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from funnybone.clips import Clips
@@ -45,8 +45,14 @@ def from_parts(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> Clip
     """
     skeleton = record["skeleton"]
     return Clips(
-        **{key: tensors[key] for key in _TENSORS},
-        **{key: record[key] for key in ("name", "up", "unit", "synthetic")},
+        xyz=tensors["xyz"],
+        valid=tensors["valid"],
+        labels=tensors["labels"],
+        fps=tensors["fps"],
+        name=record["name"],
+        up=record["up"],
+        unit=record["unit"],
+        synthetic=record["synthetic"],
         classes=tuple(record["classes"]),
         ids=tuple(record["ids"]),
         groups={key: tuple(values) for key, values in record["groups"].items()},
@@ -73,7 +79,8 @@ def save_clips(clips: Clips, path: Path) -> None:
     """
     tensors, record = to_parts(clips)
     metadata = {"funnybone": json.dumps({"format": FORMAT, "kind": "clips", "clips": record}, sort_keys=True)}
-    save_file({key: own_memory(value) for key, value in tensors.items()}, path, metadata)
+    # As bytes: a file that safetensors writes itself can be read by its owner alone.
+    path.write_bytes(save({key: own_memory(value) for key, value in tensors.items()}, metadata))
 
 
 def load_clips(path: Path) -> Clips:

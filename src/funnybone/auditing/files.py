@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-def replace(path: Path, write: Callable[[Path], None]) -> None:
+def replace(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file beside ``path``, force it to the disk, and move it into place.
 
     The name of the unfinished file is fixed, so that what a killed process left is overwritten by the next one.

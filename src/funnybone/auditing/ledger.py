@@ -18,7 +18,7 @@ from typing import IO, Any, get_type_hints
 import numpy as np
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import Tensor
 
 from funnybone.auditing import files
@@ -256,11 +256,11 @@ class Ledger:
 
     def record_clean(self, victim: str, clips: Clips, predictions: Sequence[int]) -> None:
         """Record what a victim said of the clean clips, unless that was done before."""
-        values = [
-            (victim, *rest) for rest in zip(clips.ids, range(len(clips)), clips.labels.tolist(), predictions, strict=True)
-        ]
+        said = zip(clips.ids, range(len(clips)), clips.labels.tolist(), predictions, strict=True)
         with self._transaction():
-            self._connection.executemany("INSERT OR IGNORE INTO clean VALUES (?, ?, ?, ?, ?)", values)
+            self._connection.executemany(
+                "INSERT OR IGNORE INTO clean VALUES (?, ?, ?, ?, ?)", [(victim, *row) for row in said]
+            )
 
     def record(self, chunk_key: str, rows: Sequence[Row], adversarial: np.ndarray) -> None:
         """Record one chunk: its clips on the disk first, then all of its rows at once."""
@@ -268,7 +268,8 @@ class Ledger:
         path = self.folder / SHARDS / shard
         # One metadata key, for safetensors keeps several in no particular order, and the same clips give the same file.
         metadata = {"funnybone": json.dumps({"chunk": chunk_key, "clips": [row.clip for row in rows]})}
-        files.replace(path, lambda unfinished: save_file({"xyz": adversarial}, unfinished, metadata))
+        # As bytes: a file that safetensors writes itself can be read by its owner alone.
+        files.replace(path, lambda unfinished: unfinished.write_bytes(save({"xyz": adversarial}, metadata)))
         with self._transaction():
             self._connection.execute(
                 "INSERT INTO shards VALUES (?, ?, ?, ?)", (chunk_key, shard, len(rows), files.digest(path))

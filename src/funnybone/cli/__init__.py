@@ -17,6 +17,8 @@ Results go to standard output, progress to standard error. Exit status: 0 done, 
 input, 130 interrupted. Options of a command can stand in a TOML file: funnybone audit audit.toml. With --debug a \
 failure shows its traceback."""
 
+RESUMABLE = (["audit"], ["train"])
+
 app = App(
     name="funnybone",
     help=HELP,
@@ -59,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DataError as error:
         return _fail(str(error), 2, debug)
     except KeyboardInterrupt:
-        return _fail("interrupted; the same command continues where it stopped", 130, debug)
+        more = "; the same command continues where it stopped" if tokens[:1] in RESUMABLE else ""
+        return _fail(f"interrupted{more}", 130, debug)
     except BrokenPipeError:
         # The reader has left. Python would complain once more when it closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -15,7 +15,6 @@ from funnybone.cli.common import (
     load,
     progress,
     refuse_existing,
-    subset,
     test_part,
 )
 from funnybone.cli.config import typed
@@ -62,7 +61,7 @@ def attack(
     set
         A setting of the attack, as key=value; can be given several times.
     limit
-        Attack this many clips, drawn with the seed.
+        Attack this many clips: a choice that the seed makes and in which each class keeps its share.
     frames
         Resample clips to this length; by default to what the victim was trained on.
     batch_size
@@ -77,6 +76,7 @@ def attack(
     from funnybone import goals
     from funnybone import threat as threats
     from funnybone.attacks import attacks, create_attack
+    from funnybone.auditing.plan import choose
 
     made = create_attack(name, **typed(f"attack {name}", attacks[name], set or []))
     model = threats.parse(threat) if threat else None
@@ -89,7 +89,7 @@ def attack(
     with progress(f"{name} on {attacked.name}") as tell:
         outcome = made(
             attacked,
-            subset(clips, limit, seed),
+            choose(clips, limit, seed),
             goal=goals.parse(goal, clips.classes),
             threat=model,
             generator=torch.Generator().manual_seed(seed),

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from funnybone.victims import Victim
 
 Seed = Annotated[int, Parameter(help="Seed of everything that is drawn.")]
-Device = Annotated[Literal["auto", "cpu", "cuda"], Parameter(help="Where to compute; auto takes a GPU if there is one.")]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"], Parameter(help="Where to compute; auto takes a GPU if there is one.")
+]
 Json = Annotated[bool, Parameter(negative="", help="Print one JSON document instead of text.")]
 
 EVERY = 5.0  # seconds between two lines of progress
@@ -64,6 +66,8 @@ def load(
     from funnybone.data import datasets, load_data
     from funnybone.victims import create_victim
 
+    if any(":" in source for source in victims) and "" not in sys.path:
+        sys.path.append("")  # package.module:function may lie in the current folder, as it does for python -m
     clips = load_data(data, split=split, frames=None)
     loaded: dict[str, Victim] = {}
     for source in victims:
@@ -87,18 +91,6 @@ def load(
             )
         frames = lengths.pop() if lengths else FRAMES
     return loaded, clips.resample(frames)
-
-
-def subset(clips: "Clips", limit: int | None, seed: int) -> "Clips":
-    """Return ``limit`` clips drawn with the seed, in their order; all of them without a limit."""
-    import torch
-
-    if limit is None or limit >= len(clips):
-        return clips
-    if limit < 1:
-        raise DataError(f"--limit {limit}: nothing to attack", hint="give at least 1")
-    drawn = torch.randperm(len(clips), generator=torch.Generator().manual_seed(seed))[:limit]
-    return clips[drawn.sort().values]
 
 
 def refuse_existing(*paths: Path) -> None:

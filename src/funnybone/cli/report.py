@@ -19,10 +19,8 @@ def report(folder: Path, /, *, out: Path | None = None, json: Json = False) -> N
 
     if out is not None:
         refuse_existing(out)
-    page = write_report(folder)
-    if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        page = page.rename(out)
+    page = write_report(folder, out)
     if json:
         emit_json({"report": str(page)})
     else:

@@ -79,7 +79,11 @@ def train(
     with progress(f"training {model}", "steps") as tell:
 
         def report(now: Progress) -> None:
-            tell(now.epoch * now.steps + now.step, now.epochs * now.steps, f"epoch {now.epoch + 1} of {now.epochs}, loss {now.loss:.3f}")
+            tell(
+                now.epoch * now.steps + now.step,
+                now.epochs * now.steps,
+                f"epoch {now.epoch + 1} of {now.epochs}, loss {now.loss:.3f}",
+            )
 
         checkpoint = out.with_name(f"{out.name}.partial")
         checkpoint.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ the vector that enters its classifier. Each family is one file of this package a
 """
 
 from funnybone.models.preprocess import Preprocess
+from funnybone.models.recipe import Recipe
 from funnybone.models.registry import Model, create, models, names, register_model
 from funnybone.models.weights import (
     WeightsRecord,
@@ -17,6 +18,7 @@ from funnybone.models.weights import (
 __all__ = [
     "Model",
     "Preprocess",
+    "Recipe",
     "WeightsRecord",
     "create",
     "list_packaged",

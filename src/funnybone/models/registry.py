@@ -1,12 +1,13 @@
 """What a classifier network is here, and the names under which networks are known."""
 
 import inspect
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from funnybone.errors import DataError
+from funnybone.models.recipe import Recipe
 from funnybone.registry import Registry
 from funnybone.skeletons import NTU25, Skeleton
 
@@ -29,7 +30,14 @@ class Model(nn.Module):
         Frames T that the network is meant for. Networks that pool over time take others as well.
     in_channels : int
         Coordinates C of a joint.
+
+    Attributes
+    ----------
+    recipe : Recipe
+        How the family is trained unless something else is said.
     """
+
+    recipe: ClassVar[Recipe] = Recipe()
 
     def __init__(
         self,

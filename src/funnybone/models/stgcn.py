@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from funnybone.errors import DataError
 from funnybone.models.graphs import spatial_partition
 from funnybone.models.registry import Model, register_model
 from funnybone.skeletons import NTU25, Skeleton
@@ -93,7 +94,7 @@ class STGCN(Model):
         x = self._normalise(rows)
         for block, importance in zip(self.st_gcn_networks, self.edge_importance, strict=True):
             x = block(x, cast(Tensor, self.A) * importance)
-        return x.mean((1, 2))[places].unflatten(0, xyz.shape[:2]).mean(1)
+        return x.mean((1, 2))[places].view(*xyz.shape[:2], x.shape[-1]).mean(1)
 
     def classify(self, features: Float[Tensor, "N F"]) -> Float[Tensor, "N K"]:
         """Logits of a feature vector."""
@@ -123,7 +124,7 @@ class _Block(nn.Module):
             nn.ReLU(),
             nn.Conv2d(outside, outside, (TEMPORAL_KERNEL, 1), (stride, 1), padding),
             nn.BatchNorm2d(outside),
-            nn.Dropout(dropout),
+            _Dropout(dropout),
         )
         self.residual: nn.Module | None = None
         if residual and inside == outside and stride == 1:
@@ -145,9 +146,11 @@ class _Block(nn.Module):
         weight = conv.weight.view(kernels, -1, x.shape[-1]) * scale[:, None]
         bias = cast(Tensor, conv.bias).view(kernels, -1) * scale
         # Rows (joint, kernel): what comes out is already the left factor of the product over channels.
-        mixed = torch.matmul(adjacency.permute(2, 0, 1).reshape(joints * kernels, joints), x.flatten(0, 1))
+        spread = adjacency.permute(2, 0, 1).reshape(joints * kernels, joints)
+        # bmm: where the adjacency trains, matmul would transpose all activations to make one large product of it.
+        mixed = torch.bmm(spread.expand(x.shape[0] * x.shape[1], -1, -1), x.flatten(0, 1))
         y = mixed.view(-1, kernels * x.shape[-1]) @ weight.transpose(1, 2).flatten(0, 1)
-        y = y.view(*x.shape[:3], -1) + (adjacency.sum(1).T @ bias + shift)
+        y = y.view(*x.shape[:3], len(bias[0])) + (adjacency.sum(1).T @ bias + shift)
         return _batch_norm(y, norm)
 
     def _over_time(self, y: Float[Tensor, "B T V D"]) -> Float[Tensor, "B S V D"]:
@@ -162,6 +165,26 @@ class _Block(nn.Module):
         norm = cast(nn.BatchNorm2d, self.residual[1])
         weight, bias = _folded(cast(nn.Conv2d, self.residual[0]), norm)
         return _batch_norm(F.linear(x[:, :: self.stride], weight.flatten(1), bias), norm)
+
+
+class _Dropout(nn.Module):
+    """Dropout from eight random bits for each number; PyTorch's draws one float at a time, a tenth of a training step.
+
+    The share is rounded to a 256th.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.kept = round(256 * (1 - share))
+        if not 0 < self.kept <= 256:
+            raise DataError(f"dropout is {share}", hint="give a share from 0 to below 1")
+
+    def forward(self, y: Float[Tensor, "B S V D"]) -> Float[Tensor, "B S V D"]:
+        if not self.training or self.kept == 256:
+            return y
+        words = torch.empty(y.numel() // 8 + 1, dtype=torch.int64, device=y.device).random_(-(2**63), None)
+        kept = words.view(torch.uint8)[: y.numel()].view(y.shape) < self.kept
+        return y * (kept * (256 / self.kept))
 
 
 def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:

@@ -186,8 +186,8 @@ def load_weights(path: Path | str) -> tuple[Model, WeightsRecord]:
     try:
         module = record.build()
         record.build_preprocess()
-    except (DataError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: {error}") from None
+    except (TypeError, ValueError, RuntimeError) as error:  # DataError, or whatever an odd option provokes in torch
+        raise DataError(f"{path}: the record builds no victim: {str(error).splitlines()[0]}") from None
     if record.defense is None and any(key.startswith(DEFENSE_PREFIX) for key in tensors):
         raise DataError(f"{path}: tensors of a defense, but field 'defense' is null", hint="write the file again")
     own = {key: value for key, value in tensors.items() if not key.startswith(DEFENSE_PREFIX)}
@@ -229,12 +229,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], record: BaseModel) 
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(payload)
-        os.replace(partial, path)
+        try:
+            partial.write_bytes(payload)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(f"{path}: cannot write: {error.strerror}", hint="choose another place") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_tensors(path: Path, kind: type[Record]) -> tuple[Record, dict[str, Tensor]]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from funnybone.audit.schema import AttackResult, VictimResult
+from funnybone.auditing.schema import AttackResult, VictimResult
 
 WIDTH, HEIGHT = 440.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 12.0, 46.0

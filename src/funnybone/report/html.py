@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from funnybone.audit.schema import AttackResult, AuditResult, VictimResult
+from funnybone.auditing.schema import AttackResult, AuditResult, VictimResult
 from funnybone.report import charts, numbers
 from funnybone.report.examples import Example
 from funnybone.report.payload import to_script
@@ -31,7 +31,7 @@ def render(audit: AuditResult, examples: Sequence[Example]) -> str:
 
     Examples
     --------
-    >>> from funnybone.audit.schema import DataSummary
+    >>> from funnybone.auditing.schema import DataSummary
     >>> data = DataSummary(name="made up", split=None, n=0, classes=[], frames=0, persons=1, skeleton="NTU25",
     ...                    synthetic=True, sha256="")
     >>> audit = AuditResult(seed=0, suite="quick", data=data, victims=[], warnings=[], environment={})

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import re
 from collections.abc import Callable
 
 import torch
@@ -80,7 +81,9 @@ class TorchVictim(Victim):
     @property
     def fingerprint(self) -> str:
         """Hash of the module's structure and weights, the preprocessing and the classes."""
-        digest = hashlib.sha256(f"{self.module!r}|{self.preprocess!r}|{self.classes}|{self.skeleton!r}".encode())
+        described = f"{self.module!r}|{self.preprocess!r}|{self.classes}|{self.skeleton!r}"
+        # A function's repr ends in its address, which is another one in every process.
+        digest = hashlib.sha256(re.sub(r" at 0x[0-9a-fA-F]+", "", described).encode())
         for key, tensor in sorted(self.module.state_dict().items()):
             digest.update(key.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

@@ -86,7 +86,8 @@ def stand_on_floor(angles: Float[np.ndarray, "P T D"]) -> Float[np.ndarray, "P T
         sign = _SIGNS[hip]
         angles[..., ankle] += angles[..., knee] - angles[..., hip[:1]]
         turned = np.swapaxes(pelvis, -1, -2) @ _euler(angles[..., hip] * sign)
-        flex = np.arctan2(turned[..., 2, 1], turned[..., 1, 1])
+        # A hip bends between -32 and 125 degrees: the jump of the arc tangent belongs opposite, not at 180.
+        flex = (np.arctan2(turned[..., 2, 1], turned[..., 1, 1]) - 0.75 * np.pi) % (2 * np.pi) - 1.25 * np.pi
         abduct = -np.arcsin(np.clip(turned[..., 0, 1], -1, 1))
         twist = np.arctan2(turned[..., 0, 2], turned[..., 0, 0])
         angles[..., hip] = np.stack([flex, abduct, twist], -1) * sign

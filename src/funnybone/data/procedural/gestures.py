@@ -42,7 +42,7 @@ PUNCH = Action(
 
 THROW = Action(
     "throw",
-    size=(0.65, 1.1),
+    size=(0.6, 1.1),
     seconds=1.1,
     roles=(
         Role(
@@ -159,7 +159,8 @@ _SHAKER = Role(
 
 SHAKE_HANDS = Action(
     "shake hands",
-    size=(0.85, 1.1),
+    size=(0.7, 1.1),
+    turn=0.0,
     seconds=1.75,
     hertz=2.4,
     during=((0, 0), (0.26, 0), (0.36, 1), (0.66, 1), (0.78, 0), (1, 0)),
@@ -171,10 +172,11 @@ SHAKE_HANDS = Action(
 
 PUSH = Action(
     "push",
-    size=(0.75, 1.1),
+    size=(0.65, 1.1),
+    turn=0.0,
     seconds=1.2,
-    contact=0.44,
-    gap=0.03,
+    contact=0.46,
+    gap=0.05,
     roles=(
         Role(
             touch=("HandL", "HandR"),
@@ -204,7 +206,7 @@ PUSH = Action(
         Role(
             touch=("SpineShoulder", "SpineMid"),
             pose={
-                # Pushed at 0.44, thrown back over the left leg, caught by a step back of the right, then of the left one.
+                # Pushed at 0.46, thrown back over the left leg, caught by a step back of the right, then of the left one.
                 "pelvis flex": ((0, 1), (0.42, 1), (0.55, -18), (0.7, -6), (0.86, 6), (1, 3)),
                 "spine flex": ((0, 2), (0.42, 2), (0.52, 18), (0.7, 16), (1, 4)),
                 "neck flex": ((0, 2), (0.43, 0), (0.54, 28), (0.72, 4), (1, 2)),

@@ -53,6 +53,9 @@ class Action:
         Typical rate of the cycle tracks.
     size : (float, float)
         How small and how large it is done, as a factor of the degrees written down.
+    turn : float
+        How far the person typically turns, radians: from end to end of a clip that the action fills, else on the spot
+        while it begins.
     during : track
         How strongly the cycle tracks act (0 to 1) over the phase of the pose tracks.
     flight : tuple of (float, float)
@@ -72,6 +75,7 @@ class Action:
     seconds: float = 0.0
     hertz: float = 0.0
     size: tuple[float, float] = (0.8, 1.1)
+    turn: float = 0.9
     during: Track = ((0, 1), (1, 1))
     flight: tuple[tuple[float, float], ...] = ()
     contact: float | None = None

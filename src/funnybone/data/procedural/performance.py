@@ -32,6 +32,7 @@ class _Tables:
     seconds: Float[np.ndarray, " A"]
     hertz: Float[np.ndarray, " A"]
     size: Float[np.ndarray, "A 2"]
+    turn: Float[np.ndarray, " A"]
     takeoff: Float[np.ndarray, "A F"]
     airborne: Float[np.ndarray, "A F"]
     handed: Bool[np.ndarray, " A"]
@@ -77,6 +78,7 @@ def _tables() -> _Tables:
         seconds=np.array([action.seconds for action in ACTIONS]),
         hertz=np.array([action.hertz for action in ACTIONS]),
         size=np.array([action.size for action in ACTIONS]),
+        turn=np.array([action.turn for action in ACTIONS]),
         takeoff=padded[..., 0],
         airborne=padded[..., 1] - padded[..., 0],
         handed=np.array([action.handed for action in ACTIONS]),
@@ -139,11 +141,11 @@ def clock(cast: Cast, seconds: Float[np.ndarray, " T"]) -> Clock:
     """Return when each person does what; the persons of one clip share it."""
     tables = _tables()
     length = seconds[-1] + seconds[1]
-    hurry = np.exp(0.11 * cast.leader.tempo + 0.12 * chance.normal(cast.clip, "tempo"))
+    hurry = np.exp(0.11 * cast.leader.tempo + 0.15 * chance.normal(cast.clip, "tempo"))
     lasts = np.where(tables.seconds[cast.action] > 0, tables.seconds[cast.action] / hurry, length)
     hertz = tables.hertz[cast.action] * np.exp(0.10 * cast.leader.tempo + 0.12 * chance.normal(cast.clip, "hertz"))
     # A pause before, a pause after; who is slow may be cut off at the very end, where the action is all but over.
-    first, last = -0.2 * lasts, length - 0.7 * lasts
+    first, last = -0.22 * lasts, length - 0.64 * lasts
     onset = np.where(tables.seconds[cast.action] > 0, first + (last - first) * chance.uniform(cast.clip, "onset"), 0.0)
     drift = chance.wander(cast.clip, "clock", seconds, 1)[..., 0]
     phase = np.clip((seconds - onset[:, None]) / lasts[:, None] + 0.012 * drift, 0, 1)
@@ -161,24 +163,24 @@ def clock(cast: Cast, seconds: Float[np.ndarray, " T"]) -> Clock:
 
 def facing(cast: Cast, when: Clock, seconds: Float[np.ndarray, " T"]) -> Float[np.ndarray, "P T"]:
     """Return where each person faces over time, radians to the left of the clip's heading."""
+    tables = _tables()
+    turn = tables.turn[cast.action, None]
+    begun = (seconds - when.onset[:, None]) / when.seconds[:, None]
+    fills = (tables.seconds == 0)[cast.action, None]
+    share = np.where(fills, seconds / seconds[-1], _smooth_step(begun + 0.4))
     slow = chance.wander(cast.person, "facing", seconds, 1, hertz=(0.1, 0.25, 0.5))[..., 0]
-    alone = np.array([len(action.roles) == 1 for action in ACTIONS])[cast.action, None]
-    curve = chance.normal(cast.clip, "curve", 1) * (seconds - seconds[-1] / 2)
-    aim = chance.normal(cast.clip, "aim", 1) * body_turn(when)
-    walks = (_tables().seconds == 0)[cast.action, None]
-    return np.where(alone, 0.25, 0.08) * slow + np.where(walks, TURN_WALK * curve, np.where(alone, TURN_AIM * aim, 0))
+    return turn * chance.normal(cast.clip, "turn", 1) * (share - 1) + np.where(turn > 0, 0.2, 0.07) * slow
 
 
-TURN_WALK, TURN_AIM = 0.5, 0.45
-
-
-def body_turn(when: Clock):
-    return 1 - np.clip(when.phase / 0.3, 0, 1) ** 2 * (3 - 2 * np.clip(when.phase / 0.3, 0, 1))
+def _smooth_step(share: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """From 0 to 1 while the share does so, starting and ending at rest."""
+    share = np.clip(share, 0, 1)
+    return share * share * (3 - 2 * share)
 
 
 def left_first(cast: Cast) -> Bool[np.ndarray, " P"]:
     """Whether the left hand or foot does what the tracks write down for the right one."""
-    other = chance.uniform(cast.clip, "other hand") < 0.35
+    other = chance.uniform(cast.clip, "other hand") < 0.42
     return _tables().handed[cast.action] & (cast.leader.left_handed ^ other)
 
 
@@ -193,20 +195,16 @@ def wishes(cast: Cast, when: Clock, seconds: Float[np.ndarray, " T"]) -> Float[n
     beat = _read(tables.during, cast.action[:, None], when.phase)
     small, large = tables.size[cast.action].T
     size = small + (large - small) * chance.uniform(cast.person, "size")
-    gain = size[:, None] + 0.08 * cast.subject.vigour[:, None] + 0.08 * chance.normal(cast.person, "gain", width)
+    gain = size[:, None] + 0.06 * cast.subject.vigour[:, None] + 0.11 * chance.normal(cast.person, "gain", width)
     manner = 2 * chance.uniform(cast.clip, "manner") - 1
     moved = _read(tables.pose, row, phase) + beat[..., None] * _read(tables.cycle, row, turn)
     moved = gain[:, None] * moved + manner[:, None, None] * _read(tables.manner, row, phase)
     mine = body.REST + cast.subject.posture + 1.0 * POSTURE * chance.normal(cast.person, "mood", width)
-    noise = 0.8 * POSTURE * chance.wander(cast.person, "noise", seconds, width)
-    idle = 1 - tables.uses[FIRST_ROLE[cast.action] + cast.role][:, None] * busy(phase)
+    noise = 1.1 * POSTURE * chance.wander(cast.person, "noise", seconds, width)
+    # Who stood with a hand on the hip takes it off to act with it.
+    busy = _smooth_step(np.minimum(phase, 1 - phase) / 0.2)
+    idle = 1 - tables.uses[FIRST_ROLE[cast.action] + cast.role][:, None] * busy
     return mine[:, None] + idle * carriage(cast.person)[:, None] + moved + noise
-
-
-def busy(phase):
-    """0 before and after an action, 1 within."""
-    edge = np.clip(np.minimum(phase, 1 - phase) / 0.2, 0, 1)
-    return edge * edge * (3 - 2 * edge)
 
 
 def settle(angles: Float[np.ndarray, "P T D"]) -> Float[np.ndarray, "P T D"]:

@@ -9,7 +9,8 @@ def _hold(degrees: float) -> Track:
 
 WALK = Action(
     "walk",
-    size=(0.7, 1.15),
+    size=(0.75, 1.15),
+    turn=1.4,
     hertz=0.92,
     roles=(
         Role(
@@ -26,14 +27,15 @@ WALK = Action(
                 "chest twist": ((0, -6), (0.5, 6)),
                 "pelvis side": ((0, 0), (0.15, -2.5), (0.5, 0), (0.65, 2.5)),
             },
-            manner={"both elbow flex": _hold(24), "spine flex": _hold(4), "pelvis flex": _hold(3)},
+            manner={"both elbow flex": _hold(30), "spine flex": _hold(4), "pelvis flex": _hold(3)},
         ),
     ),
 )
 
 JOG = Action(
     "jog",
-    size=(0.65, 1.1),
+    size=(0.75, 1.1),
+    turn=1.4,
     hertz=1.25,
     flight=((0.37, 0.49), (0.87, 0.99)),
     roles=(
@@ -49,7 +51,7 @@ JOG = Action(
                 "spine twist": ((0, -6), (0.5, 6)),
                 "chest twist": ((0, -9), (0.5, 9)),
             },
-            manner={"both elbow flex": _hold(26), "pelvis flex": _hold(4), "both shoulder abduct": _hold(5)},
+            manner={"both elbow flex": _hold(30), "pelvis flex": _hold(4), "both shoulder abduct": _hold(5)},
         ),
     ),
 )
@@ -84,6 +86,7 @@ JUMP = Action(
 JUMPING_JACK = Action(
     "jumping jack",
     size=(0.55, 1.05),
+    turn=0.8,
     hertz=0.95,
     flight=((0.12, 0.38), (0.62, 0.88)),
     roles=(
@@ -105,7 +108,7 @@ JUMPING_JACK = Action(
 
 SQUAT = Action(
     "squat",
-    size=(0.5, 1.1),
+    size=(0.45, 1.1),
     seconds=1.4,
     roles=(
         Role(
@@ -160,10 +163,10 @@ PICK_UP = Action(
     size=(0.7, 1.1),
     seconds=1.5,
     contact=0.47,
-    height=(0.08, 0.6),
+    height=(0.1, 0.8),
     roles=(
         Role(
-            touch=("HandR",),
+            touch=("HandTipR",),
             reach=("pelvis flex",),
             pose={
                 "pelvis flex": ((0, 1), (0.42, 66), (0.52, 68), (1, 2)),

@@ -1,0 +1,178 @@
+"""Warnings: what a reader must know before believing the figures. Each code has a section in ``docs/warnings.md``."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from funnybone.attacks.base import TOLERANCE
+from funnybone.auditing.ledger import Row
+from funnybone.auditing.schema import AuditWarning, DataSummary, VictimResult
+from funnybone.clips import Clips
+from funnybone.metrics.intervals import wilson
+from funnybone.victims.base import Victim
+
+FEW_CLIPS = 50
+LOW_ACCURACY = 0.7
+ZERO_GRADIENTS = 0.05  # share of attacked clips
+LATE_SUCCESSES = 0.05  # share of attacked clips that fell in the last tenth of the steps
+NEARLY_ALL = 0.95
+REPEAT = 1e-6  # difference of two answers to one question
+
+
+class Code(StrEnum):
+    """Every code that an audit can warn with."""
+
+    SYNTHETIC_DATA = "SYNTHETIC_DATA"
+    SMALL_SAMPLE = "SMALL_SAMPLE"
+    LOW_CLEAN_ACCURACY = "LOW_CLEAN_ACCURACY"
+    ENTRY_SKIPPED = "ENTRY_SKIPPED"
+    ZERO_GRADIENT = "ZERO_GRADIENT"
+    OUTSIDE_THREAT_MODEL = "OUTSIDE_THREAT_MODEL"
+    UNDER_ITERATED = "UNDER_ITERATED"
+    ENOUGH_BUDGET = "ENOUGH_BUDGET"
+    PROBABILITIES_NOT_LOGITS = "PROBABILITIES_NOT_LOGITS"
+    NONDETERMINISTIC = "NONDETERMINISTIC"
+    STOCHASTIC_VICTIM = "STOCHASTIC_VICTIM"
+    INEXACT_GRADIENTS = "INEXACT_GRADIENTS"
+
+
+@torch.no_grad()
+def observe(victim: Victim, clips: Clips, logits: Tensor | None) -> dict[str, Any]:
+    """Return what can be seen of a victim before any attack, as plain values.
+
+    Parameters
+    ----------
+    victim : Victim
+        Asked twice about the clips.
+    clips : Clips
+        A few are enough.
+    logits : Float[Tensor, "N K"] or None
+        Its answer to all clean clips, where it gives scores.
+    """
+    xyz = clips.xyz.to(victim.device)
+    ask = victim.labels if victim.access == "labels" else victim.logits
+    first, second = ask(xyz).double(), ask(xyz).double()
+    sums_to_one = logits is not None and bool((logits >= 0).all() and ((logits.double().sum(1) - 1).abs() < 1e-4).all())
+    return {
+        "probabilities": sums_to_one,
+        "repeat_difference": float((first - second).abs().max()),
+        "stochastic": victim.stochastic,
+        "exact_gradients": victim.exact_gradients,
+    }
+
+
+def warnings(
+    data: DataSummary,
+    victims: Sequence[VictimResult],
+    observed: Mapping[str, Mapping[str, Any]],
+    skipped: Sequence[tuple[str, str, str]],
+    rows: Mapping[tuple[str, str], Sequence[Row]],
+) -> list[AuditWarning]:
+    """Return every warning of an audit.
+
+    Parameters
+    ----------
+    data : DataSummary
+        The clips.
+    victims : sequence of VictimResult
+        The figures.
+    observed : mapping of str to mapping
+        What `observe` saw of each victim.
+    skipped : sequence of (str, str, str)
+        Victim, entry and reason of what was not tried.
+    rows : mapping of (str, str) to sequence of Row
+        The ledger's rows by victim and entry.
+    """
+    found = [*_of_data(data)]
+    for victim in victims:
+        found += _of_victim(victim, observed[victim.name])
+        found += _of_access(victim, skipped)
+        for attack in victim.attacks:
+            found += _of_attack(victim.name, attack.name, attack.settings.get("steps"), rows[victim.name, attack.name])
+        found += _of_strength(victim)
+    return [AuditWarning(code=code.value, message=message) for code, message in found]
+
+
+Found = Iterator[tuple[Code, str]]
+
+
+def _of_data(data: DataSummary) -> Found:
+    if data.synthetic:
+        yield Code.SYNTHETIC_DATA, f"data {data.name!r}: no person was recorded; figures say nothing about people"
+    if data.n < FEW_CLIPS:
+        low, high = wilson(data.n // 2, data.n) or (0.0, 1.0)
+        half = 100 * (high - low) / 2
+        yield Code.SMALL_SAMPLE, f"{data.n} clips: a rate near 50 % is known to ±{half:.1f} points and no better"
+
+
+def _of_victim(victim: VictimResult, observed: Mapping[str, Any]) -> Found:
+    clean, name = victim.clean, victim.name
+    if clean.accuracy < LOW_ACCURACY:
+        yield (
+            Code.LOW_CLEAN_ACCURACY,
+            f"{name}: {100 * clean.accuracy:.1f} % of the clean clips are right; success rates count over those alone",
+        )
+    if observed["probabilities"]:
+        yield (
+            Code.PROBABILITIES_NOT_LOGITS,
+            f"{name}: the scores of every clip sum to 1; gradients of a softmax vanish where it is sure",
+        )
+    if observed["stochastic"]:
+        yield Code.STOCHASTIC_VICTIM, f"{name}: answers differ from call to call; success is judged by one answer"
+    elif observed["repeat_difference"] > REPEAT:
+        yield (
+            Code.NONDETERMINISTIC,
+            f"{name}: two answers to one question differ by {observed['repeat_difference']:.2g}, and the victim does "
+            "not say that it is stochastic",
+        )
+    if not observed["exact_gradients"]:
+        yield Code.INEXACT_GRADIENTS, f"{name}: gradients are not those of the deployed function; attacks may miss"
+
+
+def _of_access(victim: VictimResult, skipped: Sequence[tuple[str, str, str]]) -> Found:
+    for name, entry, why in skipped:
+        if name == victim.name:
+            yield Code.ENTRY_SKIPPED, f"{name}: {entry} was not tried: {why}"
+
+
+def _of_attack(victim: str, entry: str, most_steps: object, rows: Sequence[Row]) -> Found:
+    attacked = [row for row in rows if row.attacked]
+    outside = sum(row.violation > TOLERANCE for row in rows)
+    if outside:
+        worst = max(row.violation for row in rows)
+        yield (
+            Code.OUTSIDE_THREAT_MODEL,
+            f"{victim}: {entry} left {outside} of {len(rows)} clips outside of its threat model, by up to "
+            f"{worst:.2g}; they are not counted as successes",
+        )
+    blind = sum(row.zero_gradient for row in attacked)
+    if blind > ZERO_GRADIENTS * len(attacked):
+        yield (
+            Code.ZERO_GRADIENT,
+            f"{victim}: {entry} met a gradient of zero on {blind} of {len(attacked)} attacked clips; robustness "
+            "against it is not shown",
+        )
+    fallen = [row for row in attacked if row.success]
+    # With fewer than ten steps there is no last tenth; with every clip fallen, more steps could not add one.
+    if isinstance(most_steps, int) and most_steps >= 10 and len(fallen) < len(attacked):
+        late = sum(row.steps > 0.9 * most_steps for row in fallen)
+        if late > LATE_SUCCESSES * len(attacked):
+            yield (
+                Code.UNDER_ITERATED,
+                f"{victim}: {late} of {len(attacked)} attacked clips fell in the last tenth of the {most_steps} steps "
+                f"of {entry}; more steps would find more",
+            )
+
+
+def _of_strength(victim: VictimResult) -> Found:
+    rates = [(attack.success_rate, attack.name) for attack in victim.attacks if attack.success_rate is not None]
+    if rates and max(rates)[0] < NEARLY_ALL:
+        rate, name = max(rates)
+        yield (
+            Code.ENOUGH_BUDGET,
+            f"{victim.name}: the strongest attack, {name}, reaches {100 * rate:.1f} %; the victim is strong, the "
+            "budgets are small, or its gradients are masked",
+        )

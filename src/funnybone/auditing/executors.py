@@ -1,0 +1,168 @@
+"""Who attacks the chunks: this process, or several at once. The ledger is written by this one alone."""
+
+import multiprocessing
+import os
+import pickle
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from funnybone.auditing.files import digest_of
+from funnybone.auditing.ledger import Row
+from funnybone.auditing.plan import Chunk
+from funnybone.clips import Clips
+from funnybone.errors import DataError
+from funnybone.outcome import Outcome
+from funnybone.victims.base import Victim
+
+# Told as a chunk goes on: clips done of it, of those successful.
+ChunkProgress = Callable[[Chunk, int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """What one chunk came to, as plain values and one array, so that it travels between processes by value."""
+
+    chunk: Chunk
+    rows: list[Row]
+    adversarial: np.ndarray
+
+
+def attack(chunk: Chunk, victim: Victim, clips: Clips, progress: ChunkProgress | None = None) -> Finished:
+    """Attack one chunk of the audit's clips."""
+    own = clips[slice(chunk.start, chunk.stop)]
+
+    def tell(done: int, successes: int, total: int) -> None:
+        if progress is not None:
+            progress(chunk, len(own) - total + done, successes)  # what is not attacked is done from the start
+
+    began = time.perf_counter()
+    outcome = chunk.entry.attack(
+        victim,
+        own,
+        goal=chunk.entry.goal,
+        threat=chunk.entry.threat,
+        generator=torch.Generator().manual_seed(chunk.attack_seed),
+        batch_size=len(own),
+        progress=tell,
+    )
+    seconds = time.perf_counter() - began
+    rows = _rows(chunk, own, outcome, seconds / len(own))
+    return Finished(chunk, rows, outcome.adversarial.xyz.detach().cpu().contiguous().numpy())
+
+
+def _rows(chunk: Chunk, own: Clips, outcome: Outcome, seconds: float) -> list[Row]:
+    columns = {
+        name: getattr(outcome, name).tolist()
+        for name in (
+            *("clean_prediction", "prediction", "reference", "attacked", "success", "steps", "queries"),
+            *("gradients", "violation", "zero_gradient"),
+        )
+    }
+    distances = {name: values.tolist() for name, values in outcome.distances.items()}
+    return [
+        Row(
+            key=digest_of(chunk.key, own.ids[place]),
+            victim=chunk.victim,
+            entry=chunk.entry.name,
+            goal=chunk.entry.goal.name,
+            seed=chunk.audit_seed,
+            chunk=chunk.number,
+            clip=own.ids[place],
+            clip_index=chunk.start + place,
+            label=int(own.labels[place]),
+            distances={name: _figure(values[place]) for name, values in distances.items()},
+            seconds=seconds,
+            shard=chunk.shard,
+            shard_row=place,
+            **{name: values[place] for name, values in columns.items()},
+        )
+        for place in range(len(own))
+    ]
+
+
+def _figure(value: float) -> float | None:
+    return None if value != value else value  # NaN: a clip too short for this figure
+
+
+def inline(
+    chunks: Sequence[Chunk], victims: Mapping[str, Victim], clips: Clips, progress: ChunkProgress
+) -> Iterator[Finished]:
+    """Attack one chunk after the other in this process."""
+    for chunk in chunks:
+        yield attack(chunk, victims[chunk.victim], clips, progress)
+
+
+def processes(
+    chunks: Sequence[Chunk], victims: Mapping[str, Victim], clips: Clips, workers: int | None = None
+) -> Iterator[Finished]:
+    """Attack several chunks at once, each in a process of its own with one thread; yields them as they finish.
+
+    Every victim is sent to every process once. Results are those of `inline` up to the rounding that another number
+    of threads brings.
+
+    Raises
+    ------
+    DataError
+        When a victim cannot be sent to another process.
+    """
+    if not chunks:
+        return
+    try:
+        payload = pickle.dumps((dict(victims), clips))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise DataError(
+            f"a victim cannot be sent to another process ({error})",
+            hint="use executor 'inline', or make it of functions that can be imported",
+        ) from None
+    count = min(workers or len(os.sched_getaffinity(0)), len(chunks))
+    with tempfile.TemporaryDirectory(prefix="funnybone-") as folder:
+        # By file, because what a process is started with goes through a pipe, and when the process dies before it has
+        # read more than a pipe holds, its parent waits for ever.
+        parcel = Path(folder) / "victims"
+        parcel.write_bytes(payload)
+        # Spawned, because a fork of a process that runs torch's threads may never come to an end.
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(count, context, initializer=_receive, initargs=(parcel,))
+        try:
+            futures = [pool.submit(_attack_here, chunk) for chunk in chunks]
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool:
+            raise DataError(
+                "a process of the audit ended before its work was done",
+                hint="start scripts with if __name__ == '__main__', give fewer workers where memory is short, or use "
+                "executor 'inline'",
+            ) from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+_here: dict[str, Any] = {}  # of a worker: what `_receive` was given
+
+
+def _receive(parcel: Path) -> None:
+    torch.set_num_threads(1)
+    _here["victims"], _here["clips"] = pickle.loads(parcel.read_bytes())  # noqa: S301  the parent's own bytes
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    """End this worker when its parent is gone: a killed parent tells nobody, and a worker would wait for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _attack_here(chunk: Chunk) -> Finished:
+    return attack(chunk, _here["victims"][chunk.victim], _here["clips"])

@@ -1,0 +1,94 @@
+"""From the ledger's rows to the figures of ``audit.json``. Nothing is measured here, only counted."""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from funnybone.auditing.ledger import Row
+from funnybone.auditing.schema import AttackResult, CleanResult, VictimResult
+from funnybone.metrics.intervals import wilson
+
+_POINTS = 60  # of a curve: finer than a reader can see
+
+
+def attack_result(entry: Mapping[str, Any], rows: Sequence[Row]) -> AttackResult:
+    """Return the figures of one attack on one victim.
+
+    ``success_rate`` counts over the clips that were attacked: those that the victim got right before. A clip is robust
+    when the victim got it right before and the attack did not reach its goal within the threat model;
+    ``robust_accuracy`` counts those over all clips. Medians and means are over successes.
+
+    Parameters
+    ----------
+    entry : mapping
+        ``name``, ``access``, ``goal``, ``threat`` and ``settings``, as `Entry.describe` gives them.
+    rows : sequence of Row
+        One for each clip, at least one.
+    """
+    attacked = sum(row.attacked for row in rows)
+    fallen = [row for row in rows if row.success]
+    robust = sum(row.clean_prediction == row.label and not row.success for row in rows)
+    return AttackResult(
+        **{key: entry[key] for key in ("name", "access", "goal", "threat", "settings")},
+        n=len(rows),
+        attacked=attacked,
+        succeeded=len(fallen),
+        success_rate=len(fallen) / attacked if attacked else None,
+        ci95=wilson(len(fallen), attacked),
+        robust_accuracy=robust / len(rows),
+        robust_accuracy_ci95=_interval(robust, len(rows)),
+        queries_median=_median(row.queries for row in fallen),
+        steps_median=_median(row.steps for row in fallen),
+        position_m=_mean(row.distances.get("position_m") for row in fallen),
+        acceleration=_mean(row.distances.get("acceleration") for row in fallen),
+        joint_angle_acceleration=_mean(row.distances.get("joint_angle_acceleration") for row in fallen),
+        bone_length_change=_mean(row.distances.get("bone_length_change") for row in fallen),
+        on_manifold_rate=None,
+        max_violation=max(row.violation for row in rows),
+        zero_gradients=sum(row.zero_gradient for row in rows if row.attacked),
+        seconds=sum(row.seconds for row in rows),
+        success_by_displacement=displacement_curve(fallen, attacked),
+    )
+
+
+def victim_result(
+    victim: Mapping[str, Any], clean: Sequence[tuple[int, int]], attacks: Sequence[AttackResult]
+) -> VictimResult:
+    """Return the figures of one victim; ``clean`` is label and prediction of each clip."""
+    right = sum(label == prediction for label, prediction in clean)
+    accuracy = CleanResult(accuracy=right / len(clean), ci95=_interval(right, len(clean)), n=len(clean))
+    return VictimResult(
+        **{key: victim[key] for key in ("name", "defense", "parameters")}, clean=accuracy, attacks=list(attacks)
+    )
+
+
+def displacement_curve(fallen: Iterable[Row], attacked: int) -> list[tuple[float, float]]:
+    """Return (mean joint displacement in metres, share of attacked clips that fell within it), as a staircase.
+
+    The share is reached at its displacement and holds until the next point. Where there are more than 60 points they
+    are thinned out evenly by rank; the first and the last stay.
+    """
+    places = sorted(place for row in fallen if (place := row.distances.get("position_m")) is not None)
+    shares: dict[float, float] = {}
+    for rank, place in enumerate(places, 1):
+        shares[place] = rank / attacked  # of clips at the same place the last one says how many there are
+    points = list(shares.items())
+    if len(points) <= _POINTS:
+        return points
+    return [points[round(k * (len(points) - 1) / (_POINTS - 1))] for k in range(_POINTS)]
+
+
+def _median(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return float(statistics.median(found)) if found else None
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    found = [value for value in values if value is not None]
+    return statistics.fmean(found) if found else None
+
+
+def _interval(successes: int, n: int) -> tuple[float, float]:
+    interval = wilson(successes, n)
+    assert interval is not None  # an audit has at least one clip
+    return interval

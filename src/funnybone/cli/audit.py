@@ -1,0 +1,119 @@
+"""``funnybone audit``: the main job."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from funnybone.cli.common import Device, Json, Seed, choose_device, emit, load, note, progress, test_part
+from funnybone.cli.tables import number, rate, show
+
+if TYPE_CHECKING:
+    from funnybone.auditing.schema import AuditResult
+
+DEMO_VICTIM, DEMO_LIMIT = "stgcn.synthetic", 56  # four clips of each class
+
+
+def audit(
+    *victims: str,
+    data: str = "synthetic",
+    split: str | None = None,
+    suite: str = "quick",
+    limit: int | None = None,
+    out: Path | None = None,
+    frames: int | None = None,
+    executor: Annotated[Literal["inline", "process"], Parameter(show_choices=True)] = "inline",
+    seed: Seed = 0,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Attack victims with a suite of attacks, keep a ledger, and write audit.json and report.html.
+
+    Without arguments: the embedded victim on some clips of the embedded, synthetic data. Interrupted at any moment, the
+    same command continues, and ends with the same figures; given again after that, it prints them.
+
+    Parameters
+    ----------
+    victims
+        Packaged victims (stgcn.synthetic), weights files, package.module:function; or one file of settings, audit.toml.
+    data
+        A data set's name or a motion file.
+    split
+        The part to audit, as KEY:VALUE,VALUE; by default the test part of a named data set.
+    suite
+        quick, standard or full.
+    limit
+        Audit this many clips: a choice that the seed makes and in which each class keeps its share.
+    out
+        The audit's folder; runs/DATA-SUITE by default.
+    frames
+        Resample clips to this length; by default to what the victim was trained on.
+    executor
+        inline, or process: several processes with one thread each.
+    """
+    from funnybone.auditing import audit as run
+    from funnybone.auditing import create_suite
+
+    entries = len(create_suite(suite).entries)
+    if not victims:
+        victims, limit = (DEMO_VICTIM,), DEMO_LIMIT if limit is None else limit
+    split = test_part(data, split)
+    loaded, clips = load(list(victims), data, split=split, frames=frames, device=choose_device(device))
+    folder = out or Path("runs") / f"{clips.name}-{suite}"
+
+    with progress("audit") as tell:
+        counts: dict[str, tuple[int, int]] = {}
+
+        def report(entry: str, done: int, successes: int, total: int) -> None:
+            counts[entry] = done, successes
+            overall, won = (sum(column) for column in zip(*counts.values(), strict=True))
+            tell(overall, total * entries * len(loaded), f"{won} successes, now {entry}")
+
+        done = run(
+            loaded,
+            clips,
+            suite=suite,
+            out=folder,
+            seed=seed,
+            limit=limit,
+            split=split,
+            progress=report,
+            executor=executor,
+        )
+    page = done.to_html()
+    if json:
+        emit(done.result.model_dump_json(indent=2))
+        note(f"report: {page}")
+        return
+    if sys.stdout.isatty():
+        show_audit(done.result)
+    else:
+        emit(str(done))
+    emit(f"report: {page}")
+
+
+def show_audit(result: "AuditResult") -> None:
+    """Print the figures as a table, the warnings below it."""
+    rows = []
+    for victim in result.victims:
+        clean = rate(victim.clean.accuracy, victim.clean.ci95)
+        rows.append([victim.name, "(none)", "", "", clean, "", "", ""])
+        for attack in victim.attacks:
+            rows.append(
+                [
+                    "",
+                    attack.name,
+                    attack.goal,
+                    rate(attack.success_rate, attack.ci95),
+                    rate(attack.robust_accuracy, attack.robust_accuracy_ci95),
+                    number(attack.position_m, 1, scale=1000),
+                    number(attack.bone_length_change, 2, scale=100),
+                    number(attack.steps_median),
+                ]
+            )
+    headers = ("victim", "attack", "goal", "success %", "right %", "moved mm", "bones %", "steps")
+    emit(f"{result.data.name}: {result.data.n} clips, suite {result.suite}, seed {result.seed}")
+    show(headers, rows, numbers=headers[3:])
+    for warning in result.warnings:
+        emit(f"{warning.code}: {warning.message}")
