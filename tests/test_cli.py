@@ -35,8 +35,9 @@ def run(*argv):
 
 
 def contents(folder):
-    """Every file of a folder and what is in it."""
-    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "lock"}
+    """Every file of a folder, but for those that SQLite and locks leave and take away by being looked at."""
+    passing = ("lock", "-wal", "-shm")
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and not path.name.endswith(passing)}
 
 
 def write_motion(path):

@@ -24,7 +24,7 @@ def blocks(path, *languages):
 
 
 def commands(block):
-    """The commands of a block of shell input, or of a recorded session whose input begins with a dollar."""
+    """The commands of a block of shell input, or of a transcript whose input begins with a dollar."""
     lines = [line.strip() for line in block.splitlines()]
     if any(line.startswith("$ ") for line in lines):
         return [line[2:] for line in lines if line.startswith("$ ")]

@@ -30,6 +30,7 @@ from funnybone.report.payload import encode, to_script
 from funnybone.skeletons import COCO17, KINECT20
 
 HOSTILE = '</script><img onerror="window.hit=1" src=x>\'&'
+LONG = "picks-up-a-box-and-puts-it-onto-the-uppermost-shelf"
 WEB = Path(__file__).parents[1] / "web"
 
 # A standing person in metres, y up, facing +z, in the order of KINECT20.
@@ -74,6 +75,25 @@ def example(persons: int = 1, frames: int = 60, **changes) -> Example:
         "displacement": 0.0093,
     }
     return Example(**(values | changes))
+
+
+def gallery() -> list[Example]:
+    """0 one person, 1 two of whom the second comes late, 2 and 3 other axes up, 4 flat, 5 hostile names."""
+    one, late = example(), torch.ones(2, 60, dtype=torch.bool)
+    late[1, :30] = False
+    turned = [
+        dataclasses.replace(
+            one, up=up, clean=one.clean[..., order], adversarial=one.adversarial[..., order], truth=LONG
+        )
+        for up, order in (("z", [2, 0, 1]), ("x", [1, 2, 0]))
+    ]
+    heights = torch.tensor([1.6, 1.64, 1.64, 1.6, 1.6, 1.4, 1.4, 1.1, 1.1, *[0.9] * 4, 0.5, 0.5, 0.1, 0.1])
+    sides = torch.tensor([0, 0.03, -0.03, 0.07, -0.07, *[0.2, -0.2] * 3, *[0.1, -0.1] * 3])
+    picture = (torch.stack([sides, -heights], -1) * 200 + 500).expand(1, 20, 17, 2)
+    seen = torch.ones(1, 20, dtype=torch.bool)
+    flat = example(frames=20, skeleton=COCO17, clean=picture, adversarial=picture + 2, valid=seen, unit="pixel")
+    hostile = example(2, clip=HOSTILE, victim=HOSTILE, attack=HOSTILE, truth=HOSTILE, adversarial_prediction=LONG)
+    return [one, example(2, valid=late), *turned, flat, hostile]
 
 
 def attack(name: str = "smart", **changes) -> AttackResult:

@@ -119,10 +119,10 @@ def test_a_weights_file_is_not_a_checkpoint(clips, whole, tmp_path):
 
 
 def test_it_learns_and_the_record_says_what_was_done(clips, tmp_path):
-    recipe = Recipe(epochs=40, batch=6, max_lr=0.02)
+    recipe = Recipe(epochs=16, batch=6, max_lr=0.02)
     module, record, losses = train("stgcn", clips, recipe=recipe, options={"width": 4, "dropout": 0.0}, split="train")
     assert losses[-1] < 0.5 * losses[0]
-    assert len(losses) == 40
+    assert len(losses) == 16
     accuracy = evaluate(module, waves(seed=0, n=30), record.build_preprocess(), batch=7, split="test")
     assert accuracy.value == 1
     assert (accuracy.n, accuracy.split) == (30, "test")
@@ -134,7 +134,7 @@ def test_it_learns_and_the_record_says_what_was_done(clips, tmp_path):
     assert read.data.n == 18
     assert read.data.synthetic
     assert read.data.split == "train"
-    assert read.recipe["epochs"] == 40
+    assert read.recipe["epochs"] == 16
     assert read.options == {"persons": 1, "frames": 12, "in_channels": 3, "width": 4, "dropout": 0.0}
 
 

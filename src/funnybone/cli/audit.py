@@ -98,7 +98,7 @@ def show_audit(result: "AuditResult") -> None:
     rows = []
     for victim in result.victims:
         clean = rate(victim.clean.accuracy, victim.clean.ci95)
-        rows.append([victim.name, "(none)", "", "", clean, "", "", ""])
+        rows.append([victim.name, "(clean)", "", "", clean, "", "", ""])
         for attack in victim.attacks:
             rows.append(
                 [
@@ -112,7 +112,7 @@ def show_audit(result: "AuditResult") -> None:
                     number(attack.steps_median),
                 ]
             )
-    headers = ("victim", "attack", "goal", "success %", "right %", "moved mm", "bones %", "steps")
+    headers = ("victim", "attack", "goal", "success %", "robust %", "position mm", "bones %", "steps p50")
     emit(f"{result.data.name}: {result.data.n} clips, suite {result.suite}, seed {result.seed}")
     show(headers, rows, numbers=headers[3:])
     for warning in result.warnings:

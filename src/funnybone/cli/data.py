@@ -4,7 +4,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from funnybone.cli.common import Json, emit, emit_json
-from funnybone.cli.tables import show
+from funnybone.cli.tables import MISSING, show
 
 if TYPE_CHECKING:
     from funnybone.clips import Clips
@@ -35,7 +35,7 @@ def list_data(*, json: Json = False) -> None:
             (
                 data.name,
                 "no, synthetic" if data.synthetic else "yes",
-                data.splits.get("test", "-"),
+                _short(data.splits.get("test", MISSING)),
                 data.licence,
                 data.description,
             )
@@ -103,3 +103,7 @@ def describe(clips: "Clips", data: "DataSet | None") -> dict[str, Any]:
 def _spread(values: list[float], kind: type) -> dict[str, Any]:
     ordered = sorted(values)
     return {"min": kind(ordered[0]), "median": kind(ordered[len(ordered) // 2]), "max": kind(ordered[-1])}
+
+
+def _short(text: str, most: int = 24) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."

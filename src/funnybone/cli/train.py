@@ -1,5 +1,6 @@
 """``funnybone train``: a victim from scratch."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -62,14 +63,14 @@ def train(
     from funnybone import models
     from funnybone.data.registry import find
     from funnybone.settings import build
-    from funnybone.training import Progress, Recipe, evaluate
+    from funnybone.training import Progress, evaluate
     from funnybone.training import train as fit
 
     refuse_existing(out)
-    models.models[model]  # an unknown name is said before the data are read
+    own = models.models[model].recipe
     named = {"epochs": epochs, "max_lr": lr}
-    settings = typed("recipe", Recipe, set or []) | {key: value for key, value in named.items() if value is not None}
-    recipe = build("training", "recipe", Recipe, settings)
+    settings = typed("recipe", type(own), set or []) | {key: value for key, value in named.items() if value is not None}
+    recipe = build("training", "recipe", type(own), asdict(own) | settings)
     split = test_part(data, split)
     source, clips = find(data)
     rule = source.rule(split) if source and split else split
@@ -79,11 +80,7 @@ def train(
     with progress(f"training {model}", "steps") as tell:
 
         def report(now: Progress) -> None:
-            tell(
-                now.epoch * now.steps + now.step,
-                now.epochs * now.steps,
-                f"epoch {now.epoch + 1} of {now.epochs}, loss {now.loss:.3f}",
-            )
+            tell(now.step, now.steps, f"epoch {now.epoch + 1} of {now.epochs}, loss {now.loss:.3f}")
 
         checkpoint = out.with_name(f"{out.name}.partial")
         checkpoint.parent.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,8 @@ class Role:
     ----------
     pose, cycle, manner : mapping of str to track
         Degrees over phase: once, repeated, and by manner.
+    steady : float
+        How much of the person's own posture and unsteadiness the action takes away (0 to 1) from the joints it moves.
     touch : tuple of str
         Joints whose mean meets the partner's, or the floor, at ``Action.contact``.
     reach : tuple of str
@@ -33,6 +35,7 @@ class Role:
     pose: Tracks = field(default_factory=dict)
     cycle: Tracks = field(default_factory=dict)
     manner: Tracks = field(default_factory=dict)
+    steady: float = 0.0
     touch: tuple[str, ...] = ()
     reach: tuple[str, ...] = ()
 

@@ -10,7 +10,7 @@ from scipy.interpolate import PchipInterpolator
 from funnybone.data.procedural import body, chance
 from funnybone.data.procedural.actions import ACTIONS
 from funnybone.data.procedural.notation import Track, Tracks
-from funnybone.data.procedural.subjects import POSTURE, Subjects, carriage
+from funnybone.data.procedural.subjects import POSTURE, Subjects, bilateral, carriage
 
 GRAVITY = 9.81  # m/s2
 _SAMPLES = 512  # of a track over its phase
@@ -27,6 +27,7 @@ class _Tables:
     pose: Float[np.ndarray, "R D K"]
     cycle: Float[np.ndarray, "R D K"]
     manner: Float[np.ndarray, "R D K"]
+    steady: Float[np.ndarray, " R"]
     uses: Bool[np.ndarray, "R D"]
     during: Float[np.ndarray, "A K"]
     seconds: Float[np.ndarray, " A"]
@@ -73,6 +74,7 @@ def _tables() -> _Tables:
         pose=np.stack([_columns(role.pose, body.REST) for _, role in ROLES]),
         cycle=np.stack([_columns(role.cycle, none, periodic=True) for _, role in ROLES]),
         manner=np.stack([_columns(role.manner, none) for _, role in ROLES]),
+        steady=np.array([role.steady for _, role in ROLES]),
         uses=np.stack([_columns(role.pose, none).any(-1) for _, role in ROLES]),
         during=np.stack([_sample(action.during) for action in ACTIONS]),
         seconds=np.array([action.seconds for action in ACTIONS]),
@@ -193,18 +195,20 @@ def wishes(cast: Cast, when: Clock, seconds: Float[np.ndarray, " T"]) -> Float[n
     phase = np.clip(when.phase[..., None] + lag, 0, 1)
     turn = (when.cycle[..., None] + lag) % 1.0
     beat = _read(tables.during, cast.action[:, None], when.phase)
+    # Who stood with a hand on the hip takes it off to act with it.
+    role = FIRST_ROLE[cast.action] + cast.role
+    busy = tables.uses[role][:, None] * _smooth_step(np.minimum(phase, 1 - phase) / 0.2)
+    loose = 1 - tables.steady[role, None, None] * busy
     small, large = tables.size[cast.action].T
-    size = small + (large - small) * chance.uniform(cast.person, "size")
-    gain = size[:, None] + 0.06 * cast.subject.vigour[:, None] + 0.11 * chance.normal(cast.person, "gain", width)
+    size = small + (large - small) * chance.uniform(cast.person, "size") + 0.06 * cast.subject.vigour
+    gain = size[:, None, None] + 0.11 * loose * bilateral(cast.person, "gain")[:, None]
     manner = 2 * chance.uniform(cast.clip, "manner") - 1
     moved = _read(tables.pose, row, phase) + beat[..., None] * _read(tables.cycle, row, turn)
-    moved = gain[:, None] * moved + manner[:, None, None] * _read(tables.manner, row, phase)
-    mine = body.REST + cast.subject.posture + 1.0 * POSTURE * chance.normal(cast.person, "mood", width)
-    noise = 1.1 * POSTURE * chance.wander(cast.person, "noise", seconds, width)
-    # Who stood with a hand on the hip takes it off to act with it.
-    busy = _smooth_step(np.minimum(phase, 1 - phase) / 0.2)
-    idle = 1 - tables.uses[FIRST_ROLE[cast.action] + cast.role][:, None] * busy
-    return mine[:, None] + idle * carriage(cast.person)[:, None] + moved + noise
+    moved = gain * moved + manner[:, None, None] * _read(tables.manner, row, phase)
+    posture = cast.subject.posture + POSTURE * bilateral(cast.person, "mood")
+    unsteady = 1.1 * POSTURE * chance.wander(cast.person, "noise", seconds, width)
+    own = loose * (posture[:, None] + unsteady) + (1 - busy) * carriage(cast.person)[:, None]
+    return body.REST + own + moved
 
 
 def settle(angles: Float[np.ndarray, "P T D"]) -> Float[np.ndarray, "P T D"]:

@@ -112,14 +112,14 @@ def _reach(
         return _touch(joints, cast)[:, 0, 1] - soles[:, 0, :, 1].min(-1)
 
     turn, small = np.zeros(len(who)), 0.02
-    for _ in range(4):
+    for _ in range(6):
         here = height(turn)
         slope = (height(turn + small) - here) / small
         # Both meet half way when both reach; else the one who reaches goes all the way.
         theirs = np.where(reaches[partner], 0.5 * (here + here[partner]), here[partner])
         target = np.where(partner == now, floor, theirs)
         safe = np.where(np.abs(slope) < 0.1, np.copysign(0.1, slope), slope)
-        turn = np.clip(turn + np.where(reaches, (target - here) / safe, 0), -1.0, 1.0)
+        turn = np.clip(turn + np.where(reaches, (target - here) / safe, 0), -1.2, 1.2)
     wishes = wishes.copy()
     wishes[who] += turn[:, None, None] * shape
     return wishes

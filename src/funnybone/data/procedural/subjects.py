@@ -81,11 +81,19 @@ def subjects(keys: UInt64[np.ndarray, " P"]) -> Subjects:
         shares[:, column] = share * (1 + common + _VARIATION.get(part, 0.02) * own[:, column])
     return Subjects(
         lengths=stature * shares,
-        posture=POSTURE * chance.normal(keys, "posture", len(DOFS)),
+        posture=POSTURE * bilateral(keys, "posture"),
         tempo=chance.normal(keys, "tempo"),
         vigour=chance.normal(keys, "vigour"),
         left_handed=chance.uniform(keys, "left-handed") < 0.15,
     )
+
+
+def bilateral(keys: UInt64[np.ndarray, " P"], purpose: str) -> Float[np.ndarray, "P D"]:
+    """Return standard normal numbers for all joint angles; those of left and right resemble each other (0.85)."""
+    own = chance.normal(keys, purpose, len(DOFS))
+    left = [DOFS.index(name.replace("right", "left")) for name in DOFS]
+    alike = np.where([name.startswith("right") for name in DOFS], 0.85, 0.0)
+    return alike * own[:, left] + np.sqrt(1 - alike**2) * own
 
 
 def carriage(keys: UInt64[np.ndarray, " P"]) -> Float[np.ndarray, "P D"]:

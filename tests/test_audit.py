@@ -1,0 +1,402 @@
+"""Audits: the choice of clips, the figures, the warnings, the report."""
+
+import dataclasses
+import getpass
+import json
+import re
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+import audits_for_tests
+import funnybone as fb
+from funnybone.auditing import Entry, Suite, audit, checks, create_suite, suite_names
+from funnybone.auditing.ledger import Ledger, Row
+from funnybone.auditing.plan import choose
+from funnybone.auditing.run import RESULT, summarise
+from funnybone.auditing.schema import AuditResult, DataSummary, VictimResult
+from funnybone.auditing.statistics import attack_result, displacement_curve, victim_result
+from funnybone.testing import linear_victim, random_clips
+from funnybone.threat import Linf, Unbounded
+
+ENTRY = {"name": "e", "access": "gradients", "goal": "ab", "threat": "t", "settings": {"steps": 20}}
+
+
+def row(index, *, label=0, clean=0, prediction=0, steps=20, queries=21, position=0.01, violation=0.0, zero=False):
+    """A row; it was attacked when the victim was right, and fell when its prediction changed."""
+    attacked = clean == label
+    return Row(
+        key=f"k{index}",
+        victim="v",
+        entry="e",
+        goal="ab",
+        seed=0,
+        chunk=0,
+        clip=f"clip{index}",
+        clip_index=index,
+        label=label,
+        clean_prediction=clean,
+        prediction=prediction,
+        reference=label,
+        attacked=attacked,
+        success=attacked and prediction != label and violation <= 1e-6,
+        steps=steps,
+        queries=queries,
+        gradients=queries,
+        violation=violation,
+        zero_gradient=zero,
+        distances={
+            "position_m": position,
+            "acceleration": 2.0,
+            "joint_angle_acceleration": None,
+            "bone_length_change": 0.01,
+        },
+        seconds=0.5,
+        shard="s",
+        shard_row=index,
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Tensors this small only wait for a second thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+HAND_MADE = [
+    row(0, clean=1, prediction=1),  # wrong before: not attacked, not robust
+    row(1, prediction=0, steps=20),  # withstood
+    row(2, prediction=1, steps=2, queries=3, position=0.004),
+    row(3, prediction=1, steps=4, queries=5, position=0.001),
+    row(4, prediction=1, steps=9, queries=10, position=0.002),
+    row(5, prediction=1, violation=0.5),  # fooled from outside of the threat model: no success
+]
+
+
+def test_figures_of_an_attack_against_a_count_by_hand():
+    result = attack_result(ENTRY, HAND_MADE)
+    assert (result.n, result.attacked, result.succeeded) == (6, 5, 3)
+    assert result.success_rate == 3 / 5
+    assert result.ci95 == pytest.approx((0.2307, 0.8824), abs=1e-4)  # Wilson, 3 of 5
+    assert result.robust_accuracy == 2 / 6
+    assert result.robust_accuracy_ci95 == pytest.approx((0.0968, 0.7000), abs=1e-4)
+    assert (result.steps_median, result.queries_median) == (4, 5)
+    assert result.position_m == pytest.approx((0.004 + 0.001 + 0.002) / 3)
+    assert result.acceleration == 2.0
+    assert result.joint_angle_acceleration is None
+    assert result.max_violation == 0.5
+    assert result.seconds == 3.0
+    assert result.success_by_displacement == [(0.001, 0.2), (0.002, 0.4), (0.004, 0.6)]
+
+
+def test_figures_where_nothing_fell_or_nothing_was_attacked():
+    stood = attack_result(ENTRY, [row(0), row(1)])
+    assert (stood.success_rate, stood.robust_accuracy, stood.steps_median, stood.position_m) == (0.0, 1.0, None, None)
+    assert stood.success_by_displacement == []
+    wrong = attack_result(ENTRY, [row(0, clean=1, prediction=1)])
+    assert (wrong.success_rate, wrong.ci95, wrong.robust_accuracy) == (None, None, 0.0)
+
+
+def test_clean_accuracy_by_hand():
+    victim = {"name": "v", "defense": None, "parameters": None}
+    clean = victim_result(victim, [(0, 0), (1, 0), (1, 1), (0, 0)], []).clean
+    assert (clean.accuracy, clean.n) == (0.75, 4)
+
+
+def test_curves_rise_to_the_success_rate_in_at_most_sixty_points():
+    rows = [row(index, prediction=1, position=0.001 * (index // 2)) for index in range(400)]
+    curve = displacement_curve(rows, 800)
+    assert len(curve) == 60
+    assert curve == sorted(curve)
+    assert curve[0] == (0.0, 2 / 800)  # two clips at one place are one step
+    assert curve[-1] == (0.199, 0.5)
+    for place, share in curve:
+        assert share == sum(row.distances["position_m"] <= place for row in rows) / 800
+
+
+def labelled(labels):
+    clips = random_clips(len(labels), frames=4)
+    return dataclasses.replace(clips, labels=torch.tensor(labels), classes=("a", "b", "c"))
+
+
+def test_a_limit_keeps_each_classs_share_and_the_order():
+    clips = labelled([0] * 10 + [1] * 20 + [2] * 30)
+    few = choose(clips, 12, seed=0)
+    assert few.labels.bincount().tolist() == [2, 4, 6]
+    assert list(few.ids) == sorted(few.ids, key=clips.ids.index)
+    assert choose(clips, 12, seed=0).ids == few.ids
+    assert choose(clips, 12, seed=1).ids != few.ids
+    assert choose(clips, 13, seed=0).labels.bincount().tolist() == [2, 4, 7]
+    assert choose(clips, 60, seed=0) is clips
+    with pytest.raises(fb.DataError, match="limit is 0"):
+        choose(clips, 0, seed=0)
+
+
+@pytest.fixture
+def small():
+    return random_clips(8)
+
+
+@pytest.fixture
+def pgd():
+    return fb.create_attack("pgd", steps=5)
+
+
+def test_the_figures_can_be_told_again_from_the_folder_alone(tmp_path):
+    done = audit(
+        audits_for_tests.victim(),
+        audits_for_tests.clips(),
+        suite=audits_for_tests.small_suite(),
+        out=tmp_path,
+        split="test",
+    )
+    assert AuditResult.load(tmp_path / RESULT) == AuditResult.model_validate_json(done.result.model_dump_json())
+    with Ledger.read(tmp_path) as ledger:
+        again = summarise(ledger, done.result.environment)
+        assert ledger.clips().fingerprints() == audits_for_tests.clips().fingerprints()
+    assert json.loads(again.model_dump_json()) == json.loads((tmp_path / RESULT).read_text())
+    assert done.result.data.split == "test"
+    assert "tight" in str(done)
+    assert "SYNTHETIC_DATA" in str(done)
+
+
+def test_nothing_of_the_machine_is_told(tmp_path, small, pgd, monkeypatch):
+    monkeypatch.setenv("USER", "somebody-nobody-should-know")
+    suite = Suite("one", (Entry(pgd, fb.goals.AnythingBut(), Linf(0.01), "one"),))
+    text = audit(linear_victim(small), small, suite=suite, out=tmp_path / "out").result.model_dump_json()
+    for private in (str(tmp_path), str(Path.cwd()), socket.gethostname(), getpass.getuser() + "@", "somebody-nobody"):
+        assert private not in text
+
+
+def test_a_victim_that_gives_labels_only_is_not_attacked_by_gradients(tmp_path, small, pgd):
+    plane = linear_victim(small)
+    shy = fb.CallableVictim(
+        lambda xyz: plane.labels(xyz), skeleton=small.skeleton, classes=small.classes, name="shy", access="labels"
+    )
+    suite = Suite("one", (Entry(pgd, fb.goals.AnythingBut(), Linf(0.01), "one"),))
+    result = audit({"plane": plane, "shy": shy}, small, suite=suite, out=tmp_path).result
+    assert [len(victim.attacks) for victim in result.victims] == [1, 0]
+    assert result.victims[1].clean.accuracy == 1
+    (skipped,) = [warning.message for warning in result.warnings if warning.code == "ENTRY_SKIPPED"]
+    assert skipped == "shy: one was not tried: it needs gradients, the victim offers labels"
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda clips: dataclasses.replace(clips, classes=("left", "wrong")), "differ in right, wrong"),
+        (lambda clips: clips[[]], "no clips to audit"),
+        (lambda clips: clips.with_xyz(clips.xyz[..., :2]), "number of columns"),
+    ],
+)
+def test_input_is_checked_before_anything_is_written(tmp_path, small, change, what):
+    with pytest.raises((fb.DataError, RuntimeError), match=what):
+        audit(linear_victim(small), change(small), out=tmp_path / "never")
+    assert not (tmp_path / "never").exists()
+
+
+def test_goals_and_names_are_checked_before_anything_is_written(tmp_path, small, pgd):
+    victim = linear_victim(small)
+    wide = Suite("wide", (Entry(pgd, fb.goals.AnythingButTop(2), Linf(0.01), "one"),))
+    for settings, what in (
+        ({"suite": "enormous"}, "suites are quick, standard, full"),
+        ({"suite": wide}, "goal ab2"),
+        ({"executor": "cloud"}, "executor|violat"),
+    ):
+        with pytest.raises(Exception, match=what):
+            audit(victim, small, **{"out": tmp_path / "never", **settings})
+    with pytest.raises(fb.DataError, match="same name"):
+        audit([victim, victim], small, out=tmp_path / "never")
+    with pytest.raises(fb.DataError, match="no victims"):
+        audit([], small, out=tmp_path / "never")
+    assert not (tmp_path / "never").exists()
+
+
+def test_two_names_of_one_victim_meet_the_same_attack(tmp_path, small, pgd):
+    victim = linear_victim(small)
+    suite = Suite("one", (Entry(pgd, fb.goals.AnythingBut(), Linf(0.01), "one"),))
+    audit({"a": victim, "b/ä": victim}, small, suite=suite, out=tmp_path)
+    with Ledger.read(tmp_path) as ledger:
+        first, second = (ledger.rows(name, "one") for name in ("a", "b/ä"))
+        for one, other in zip(first, second, strict=True):
+            assert torch.equal(ledger.adversarial(one), ledger.adversarial(other))
+            assert one.key != other.key
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_suites_are_named_apart_and_grow(name):
+    suite = create_suite(name)
+    assert suite.name == name
+    assert len({entry.name for entry in suite.entries}) == len(suite.entries)
+    for entry in suite.entries:
+        json.dumps(entry.describe())
+        json.dumps(entry.content())
+
+
+def test_entries_of_one_name_are_refused(pgd):
+    entry = Entry(pgd, fb.goals.AnythingBut(), Unbounded(), "same")
+    with pytest.raises(fb.DataError, match="two entries are named 'same'"):
+        Suite("twice", (entry, entry))
+
+
+# Warnings
+
+
+def summary(**values):
+    plain = {"name": "d", "split": None, "n": 100, "classes": ["a"], "frames": 4, "persons": 1, "skeleton": "s"}
+    return DataSummary(**{**plain, "synthetic": False, "sha256": "", **values})
+
+
+def quiet(**values):
+    return {"probabilities": False, "repeat_difference": 0.0, "stochastic": False, "exact_gradients": True, **values}
+
+
+def codes(rows=(), clean=1.0, data=None, observed=None, settings=None, skipped=()):
+    entry = {**ENTRY, "settings": {"steps": 20} if settings is None else settings}
+    attacks = [attack_result(entry, rows)] if rows else []
+    victim = VictimResult(
+        name="v",
+        defense=None,
+        parameters=None,
+        clean={"accuracy": clean, "ci95": (0, 1), "n": 100},
+        attacks=attacks,
+    )
+    found = checks.warnings(data or summary(), [victim], {"v": observed or quiet()}, skipped, {("v", "e"): list(rows)})
+    return [warning.code for warning in found]
+
+
+def fallen(n, **values):
+    return [row(index, prediction=1, **{"steps": 3, **values}) for index in range(n)]
+
+
+def test_a_clean_audit_has_no_warnings():
+    assert codes(fallen(20)) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "values"),
+    [
+        ("SYNTHETIC_DATA", {"data": summary(synthetic=True)}),
+        ("SMALL_SAMPLE", {"data": summary(n=48)}),
+        ("LOW_CLEAN_ACCURACY", {"clean": 0.69}),
+        ("ENTRY_SKIPPED", {"skipped": [("v", "x", "why"), ("other", "x", "why")]}),
+        ("ZERO_GRADIENT", {"rows": [*fallen(18), *fallen(2, zero=True)]}),
+        ("OUTSIDE_THREAT_MODEL", {"rows": [*fallen(39), *fallen(1, violation=1e-3)]}),
+        (
+            "UNDER_ITERATED",
+            {"rows": [*fallen(37), *fallen(2, steps=18), *fallen(2, steps=19), *fallen(1, steps=20), row(9)]},
+        ),
+        ("ENOUGH_BUDGET", {"rows": [*fallen(18), row(18), row(19)]}),
+        ("PROBABILITIES_NOT_LOGITS", {"observed": quiet(probabilities=True)}),
+        ("NONDETERMINISTIC", {"observed": quiet(repeat_difference=1e-5)}),
+        ("STOCHASTIC_VICTIM", {"observed": quiet(stochastic=True, repeat_difference=1.0)}),
+        ("INEXACT_GRADIENTS", {"observed": quiet(exact_gradients=False)}),
+    ],
+)
+def test_each_warning_is_given_where_it_is_due_and_alone(code, values):
+    assert codes(**values) == [code]
+
+
+def test_half_widths_of_small_samples_are_those_of_wilson():
+    (warning,) = checks.warnings(summary(n=48), [], {}, [], {})
+    assert "±13.6 points" in warning.message
+
+
+def test_thresholds_do_not_warn_below_themselves():
+    assert codes([*fallen(19), *fallen(1, zero=True)]) == []  # 5 % is not more than 5 %
+    assert codes([*fallen(38), *fallen(1, steps=20), row(9)]) == []
+    assert codes([*fallen(38), *fallen(2, steps=20)]) == []  # all fell
+    assert codes([*fallen(38), *fallen(1, steps=20), row(9)], settings={}) == []
+    assert codes(data=summary(n=50), clean=0.7) == []
+
+
+def test_every_code_is_explained_and_nothing_else():
+    text = (Path(__file__).parents[1] / "docs" / "warnings.md").read_text()
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) != []
+    assert set(re.findall(r"^## (.*)$", text, re.MULTILINE)) == {code.value for code in checks.Code}
+
+
+class Softmax(torch.nn.Module):
+    def __init__(self, module, noise=0.0):
+        super().__init__()
+        self.module, self.noise = module, noise
+
+    def forward(self, xyz):
+        logits = self.module(xyz)
+        return logits.softmax(1) if not self.noise else logits + self.noise * torch.randn(logits.shape)
+
+
+def test_probabilities_and_noise_are_seen(small):
+    plane = linear_victim(small)
+    for module, seen in ((Softmax(plane.module), (True, False)), (Softmax(plane.module, 1e-3), (False, True))):
+        victim = fb.TorchVictim(module, skeleton=small.skeleton, classes=small.classes)
+        observed = checks.observe(victim, small, victim.logits(small.xyz))
+        assert (observed["probabilities"], observed["repeat_difference"] > 1e-6) == seen
+    observed = checks.observe(plane, small, plane.logits(small.xyz))
+    assert observed == quiet()
+
+
+# The report
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    clips = random_clips(40, persons=2, absent=True)
+    folder = tmp_path_factory.mktemp("whole") / "audit"
+    victim = linear_victim(clips, distance=0.05)
+    victim.module.shift += (1.0 - 2.0 * clips.labels) * torch.linspace(-0.025, 0.025, len(clips))
+    return audit({"plane": victim}, clips, suite=audits_for_tests.small_suite(), out=folder)
+
+
+@pytest.fixture
+def finished(tmp_path, whole):
+    return dataclasses.replace(whole, folder=shutil.copytree(whole.folder, tmp_path / "finished"))
+
+
+def test_a_report_is_made_of_the_folder_alone(finished, tmp_path):
+    from funnybone.report.folder import write_report
+
+    moved = finished.folder.rename(tmp_path / "elsewhere")
+    page = write_report(moved)
+    assert page == moved / "report.html"
+    text = page.read_text()
+    assert "tight" in text
+    assert write_report(moved, tmp_path / "copy.html").read_text() == text
+    assert not list(tmp_path.glob("**/*.partial"))
+
+
+def test_an_audit_writes_its_report(finished, tmp_path):
+    assert finished.to_html() == finished.folder / "report.html"
+    assert finished.to_html(tmp_path / "mine.html").read_text() == (finished.folder / "report.html").read_text()
+
+
+def test_examples_show_what_is_worth_seeing(finished):
+    from funnybone.report.folder import choose_examples
+
+    with Ledger.read(finished.folder) as ledger:
+        examples = choose_examples(ledger, finished.result, 6)
+        assert len(examples) == 6
+        assert {example.attack for example in examples} == {"tight", "wide"}
+        assert {example.success for example in examples} == {True, False}
+        assert any(example.valid.any(1).sum() == 2 for example in examples)
+        wide = sorted(row.distances["position_m"] for row in ledger.rows("plane", "wide") if row.success)
+        shown = [example.displacement for example in examples if example.attack == "wide"]
+        assert wide[0] in shown
+        assert wide[len(wide) // 2] in shown
+        assert len(choose_examples(ledger, finished.result, 1)) == 1
+
+
+def test_a_report_of_an_unfinished_or_missing_audit_is_refused(finished, tmp_path):
+    from funnybone.report.folder import write_report
+
+    (finished.folder / RESULT).unlink()
+    with pytest.raises(fb.DataError, match="not finished"):
+        write_report(finished.folder)
+    with pytest.raises(fb.DataError, match="no audit in there"):
+        write_report(tmp_path / "nowhere")
