@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 # name -> the module it lives in; a name that is a module itself is marked by None.
 _PUBLIC = {
+    "Audit": "auditing",
     "Clips": "clips",
     "DataError": "errors",
     "Skeleton": "skeletons",
@@ -24,6 +25,7 @@ _PUBLIC = {
     "threat": None,
     "victims": None,
     "Outcome": "outcome",
+    "audit": "auditing",
     "create_attack": "attacks",
     "create_defense": "defenses",
     "load_data": "data",
