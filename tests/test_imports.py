@@ -15,7 +15,7 @@ SOURCE = Path(funnybone.__file__).parent
 
 # A part may import itself and the parts of the lines above its own, and nothing else.
 LEVELS = (
-    ("errors",),
+    ("tables", "errors",),
     ("registry", "settings", "skeletons"),
     ("clips",),
     ("clips_io", "motion"),

@@ -238,6 +238,26 @@ def test_centring_on_the_clip_leaves_no_single_joint_to_pull_at():
     torch.testing.assert_close(Preprocess.of(NTU25)(absent)[:, :1], Preprocess.of(NTU25)(xyz))
 
 
+def test_centring_takes_the_mean_of_who_and_when_is_present():
+    xyz = clip()
+    xyz[0, 0, :2] = 0
+    xyz[1, 0] = 0
+    xyz[2, :, 4:] = 0
+    out = Preprocess.of(NTU25)(xyz)
+    for i in range(3):
+        present = (xyz[i] != 0).flatten(2).any(2)
+        torch.testing.assert_close(out[i][present], xyz[i][present] - xyz[i][present].mean((0, 1)))
+        assert (out[i][~present] == 0).all()
+
+
+def test_no_joint_of_one_frame_moves_the_whole_clip():
+    xyz, moved = clip(), clip()
+    moved[:, 0, 0, NTU25.root, 0] += 0.2
+    present = xyz[0, :, :, :, 0].numel()
+    shift = (Preprocess.of(NTU25)(moved) - Preprocess.of(NTU25)(xyz))[:, 0, 1:].abs().max()
+    assert shift.item() == pytest.approx(0.2 / present)
+
+
 def test_where_the_clip_stands_and_faces_does_not_matter():
     preprocess = Preprocess.of(NTU25, align="hips", up="y")
     xyz, angle = clip(), torch.tensor(2.0, dtype=torch.float64)
@@ -245,6 +265,7 @@ def test_where_the_clip_stands_and_faces_does_not_matter():
     turned = torch.stack([angle.cos() * x + angle.sin() * z, y, angle.cos() * z - angle.sin() * x], -1)
     out = preprocess(turned + torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
     torch.testing.assert_close(out, preprocess(xyz))
+    assert out.mean((1, 2, 3)).abs().max() < 1e-12
     left, right = preprocess.hips
     line = out[:, 0, 0, left] - out[:, 0, 0, right]
     assert line[:, 0].min() > 0

@@ -176,9 +176,12 @@ def join(outcomes: list[Outcome]) -> Outcome:
     """Return one outcome over the clips of several of the same attack, in their order."""
     first = outcomes[0]
     clips = [outcome.adversarial for outcome in outcomes]
+    tensors: dict[str, Any] = {
+        key: torch.cat([getattr(part, key) for part in clips]) for key in ("xyz", "valid", "labels", "fps")
+    }
     together = dataclasses.replace(
         clips[0],
-        **{key: torch.cat([getattr(part, key) for part in clips]) for key in ("xyz", "valid", "labels", "fps")},
+        **tensors,
         ids=tuple(clip for part in clips for clip in part.ids),
         groups={key: tuple(value for part in clips for value in part.groups[key]) for key in clips[0].groups},
     )

@@ -14,6 +14,7 @@ from funnybone.auditing.ledger import Ledger
 from funnybone.auditing.plan import CHUNK, Chunk, Plan, choose, data_digest, identity, versions
 from funnybone.auditing.schema import AuditResult, DataSummary
 from funnybone.auditing.suites import Suite, create_suite
+from funnybone.auditing.tables import table
 from funnybone.clips import Clips
 from funnybone.errors import DataError
 from funnybone.victims.base import Victim, predict
@@ -217,34 +218,6 @@ def environment(victims: Mapping[str, Victim]) -> dict[str, str]:
         "torch_threads": str(torch.get_num_threads()),
         "device": ", ".join(sorted({str(victim.device) for victim in victims.values()})),
     }
-
-
-def table(result: AuditResult) -> str:
-    """Return the figures as plain text, a line for each attack."""
-    lines = [["victim", "attack", "goal", "success %", "95 % CI", "robust %", "position mm", "bones %", "steps p50"]]
-    for victim in result.victims:
-        clean = f"{100 * victim.clean.accuracy:.1f}"
-        lines.append([victim.name, "(clean)", "", "", _percents(victim.clean.ci95), clean, "", "", ""])
-        for attack in victim.attacks:
-            lines.append(
-                [
-                    *(victim.name, attack.name, attack.goal, _number(attack.success_rate, 100), _percents(attack.ci95)),
-                    *(_number(attack.robust_accuracy, 100), _number(attack.position_m, 1000)),
-                    *(_number(attack.bone_length_change, 100, 2), _number(attack.steps_median, 1, 0)),
-                ]
-            )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    head = f"{result.data.name}: n={result.data.n}, suite {result.suite}, seed {result.seed}"
-    body = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([head, *body, *(f"{warning.code}: {warning.message}" for warning in result.warnings)])
-
-
-def _number(value: float | None, scale: float, digits: int = 1) -> str:
-    return "-" if value is None else f"{scale * value:.{digits}f}"
-
-
-def _percents(bounds: tuple[float, float] | None) -> str:
-    return "-" if bounds is None else f"[{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]"
 
 
 def _named(victims: Mapping[str, Victim] | Sequence[Victim] | Victim) -> dict[str, Victim]:

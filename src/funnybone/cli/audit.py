@@ -1,16 +1,12 @@
 """``funnybone audit``: the main job."""
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from funnybone.cli.common import Device, Json, Seed, choose_device, emit, load, note, progress, test_part
-from funnybone.cli.tables import number, rate, show
-
-if TYPE_CHECKING:
-    from funnybone.auditing.schema import AuditResult
+from funnybone.cli.tables import show
 
 DEMO_VICTIM, DEMO_LIMIT = "stgcn.synthetic", 56  # four clips of each class
 
@@ -54,6 +50,7 @@ def audit(
     """
     from funnybone.auditing import audit as run
     from funnybone.auditing import create_suite
+    from funnybone.auditing.tables import HEADERS, NUMBERS, heading, rows
 
     entries = len(create_suite(suite).entries)
     if not victims:
@@ -86,34 +83,8 @@ def audit(
         emit(done.result.model_dump_json(indent=2))
         note(f"report: {page}")
         return
-    if sys.stdout.isatty():
-        show_audit(done.result)
-    else:
-        emit(str(done))
-    emit(f"report: {page}")
-
-
-def show_audit(result: "AuditResult") -> None:
-    """Print the figures as a table, the warnings below it."""
-    rows = []
-    for victim in result.victims:
-        clean = rate(victim.clean.accuracy, victim.clean.ci95)
-        rows.append([victim.name, "(clean)", "", "", clean, "", "", ""])
-        for attack in victim.attacks:
-            rows.append(
-                [
-                    "",
-                    attack.name,
-                    attack.goal,
-                    rate(attack.success_rate, attack.ci95),
-                    rate(attack.robust_accuracy, attack.robust_accuracy_ci95),
-                    number(attack.position_m, 1, scale=1000),
-                    number(attack.bone_length_change, 2, scale=100),
-                    number(attack.steps_median),
-                ]
-            )
-    headers = ("victim", "attack", "goal", "success %", "robust %", "position mm", "bones %", "steps p50")
-    emit(f"{result.data.name}: {result.data.n} clips, suite {result.suite}, seed {result.seed}")
-    show(headers, rows, numbers=headers[3:])
-    for warning in result.warnings:
+    emit(heading(done.result))
+    show(HEADERS, rows(done.result), numbers=NUMBERS)
+    for warning in done.result.warnings:
         emit(f"{warning.code}: {warning.message}")
+    emit(f"report: {page}")

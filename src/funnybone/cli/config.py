@@ -91,7 +91,7 @@ def typed(owner: str, part: type, pairs: Iterable[str]) -> dict[str, Any]:
             raise DataError(f"{owner}: {pair!r} is not a setting", hint="write key=value")
         hint = hints.get(key, str)  # a name that is unknown is refused by the part itself, which knows them all
         try:
-            settings[key] = TypeAdapter(hint).validate_strings(_structure(hint, text))
+            settings[key] = TypeAdapter(hint).validate_python(_structure(hint, text))
         except ValidationError as error:
             raise DataError(f"{owner}: setting {key} is {text!r}", hint=error.errors()[0]["msg"]) from None
     return settings

@@ -4,7 +4,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from funnybone.cli.common import Json, emit, emit_json
-from funnybone.cli.tables import MISSING, show
+from funnybone.cli.tables import show
+from funnybone.tables import MISSING
 
 if TYPE_CHECKING:
     from funnybone.clips import Clips

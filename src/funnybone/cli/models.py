@@ -3,7 +3,8 @@
 from typing import Any
 
 from funnybone.cli.common import Json, emit, emit_json
-from funnybone.cli.tables import MISSING, rate, show
+from funnybone.cli.tables import show
+from funnybone.tables import MISSING, rate
 
 
 def list_models(pattern: str = "*", /, *, json: Json = False) -> None:

@@ -1,11 +1,14 @@
 """The embedded data set: fourteen actions of virtual subjects. No person was recorded."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
 from funnybone.clips import Clips
 from funnybone.data.procedural.actions import ACTIONS
 from funnybone.data.procedural.stage import play
+from funnybone.data.registry import DataSet, datasets
 from funnybone.errors import DataError
 from funnybone.skeletons import NTU25
 
@@ -15,7 +18,7 @@ CLASSES = tuple(action.name for action in ACTIONS)
 FRAMES, FPS = 60, 30.0
 _UNSEEN = ",".join(f"s{number:02d}" for number in range(31, 43))
 SPLITS = {"test": f"subject:{_UNSEEN}", "train": f"!subject:{_UNSEEN}"}
-_BLOCK = 256  # clips made at once: many enough to be fast, few enough to need little memory
+_BLOCK = 64  # clips made at once: many enough to be fast, few enough to need little memory
 
 
 def synthetic(*, subjects: int = 42, repetitions: int = 2, seed: int = 0) -> Clips:
@@ -23,7 +26,8 @@ def synthetic(*, subjects: int = 42, repetitions: int = 2, seed: int = 0) -> Cli
 
     A virtual subject has limb lengths, posture, tempo, vigour and a first hand of its own; each repetition has its own
     start, speed, amplitude, manner, heading and unsteadiness. Joint angles follow the tracks of
-    ``funnybone.data.procedural``, within joint limits; bones are rigid, feet stand on the floor, bodies in the air fall.
+    ``funnybone.data.procedural``, within joint limits; bones are rigid, feet stand on the floor, bodies in the air
+    fall.
 
     Parameters
     ----------
@@ -80,3 +84,10 @@ def synthetic(*, subjects: int = 42, repetitions: int = 2, seed: int = 0) -> Cli
         up="y",
         synthetic=True,
     )
+
+
+def _load(root: Path | None) -> Clips:
+    return synthetic()  # made, not read: there is no folder to look in
+
+
+datasets.register("synthetic")(DataSet("synthetic", DESCRIPTION, LICENCE, _load, SPLITS, synthetic=True))

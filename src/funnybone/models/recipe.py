@@ -38,8 +38,8 @@ class Recipe:
     """
 
     epochs: int | None = None
-    shown: int = 11000
-    batch: int = 16
+    shown: int = 6000
+    batch: int = 8
     max_lr: float = 2e-3
     warmup: float = 0.25
     weight_decay: float = 0.05

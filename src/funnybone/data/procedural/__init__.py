@@ -1,1 +1,1 @@
-"""A procedural human: proportions and joint limits, fourteen actions as tracks of joint angles, and virtual subjects."""
+"""A procedural human: a body with joint limits, fourteen actions as tracks of joint angles, and virtual subjects."""

@@ -5,6 +5,7 @@ Arrays are (P, T, ...) for P persons and T frames; angles in radians, lengths in
 """
 
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -32,35 +33,72 @@ _SEGMENTS = (
     ("right ankle", "right knee", "AnkleR", ("FootR", "heel R", "toes R")),
 )
 
-# joint: {movement: (axis, sign of the rotation on the right side, lowest, highest, rest)} in degrees. Ranges after the
-# American Academy of Orthopaedic Surgeons' normal values, widened where the shoulder girdle moves along.
+
+class _Movement(NamedTuple):
+    """One degree of freedom: the axis and sense of its rotation on the right side, and its range, in degrees."""
+
+    axis: str
+    sign: int
+    low: float
+    high: float
+    rest: float = 0
+
+
+# Near the American Academy of Orthopaedic Surgeons' normal values; wider where the shoulder girdle moves along, where
+# body weight bends an ankle, and for elbow and knee to the angle at which flesh stops them.
 _CENTRE = {
-    "pelvis": {"flex": ("x", 1, -45, 100, 1), "side": ("z", 1, -30, 30, 0), "twist": ("y", 1, -70, 70, 0)},
-    "spine": {"flex": ("x", 1, -20, 50, 2), "side": ("z", 1, -22, 22, 0), "twist": ("y", 1, -20, 20, 0)},
-    "chest": {"flex": ("x", 1, -20, 45, 4), "side": ("z", 1, -22, 22, 0), "twist": ("y", 1, -40, 40, 0)},
-    "neck": {"flex": ("x", 1, -50, 60, 2), "side": ("z", 1, -40, 40, 0), "twist": ("y", 1, -75, 75, 0)},
+    "pelvis": {
+        "flex": _Movement("x", 1, -45, 100, 1),
+        "side": _Movement("z", 1, -30, 30),
+        "twist": _Movement("y", 1, -70, 70),
+    },
+    "spine": {
+        "flex": _Movement("x", 1, -20, 50, 2),
+        "side": _Movement("z", 1, -22, 22),
+        "twist": _Movement("y", 1, -20, 20),
+    },
+    "chest": {
+        "flex": _Movement("x", 1, -20, 45, 4),
+        "side": _Movement("z", 1, -22, 22),
+        "twist": _Movement("y", 1, -40, 40),
+    },
+    "neck": {
+        "flex": _Movement("x", 1, -50, 60, 2),
+        "side": _Movement("z", 1, -40, 40),
+        "twist": _Movement("y", 1, -75, 75),
+    },
 }
 _SIDED = {
-    "shoulder": {"flex": ("x", -1, -60, 185, 0), "abduct": ("z", -1, -50, 180, 9), "twist": ("y", 1, -95, 95, 8)},
-    "elbow": {"flex": ("x", -1, -4, 150, 16), "pronate": ("y", 1, -85, 85, 15)},
-    "wrist": {"deviate": ("x", -1, -35, 25, 0), "flex": ("z", 1, -70, 80, 6)},
-    "hip": {"flex": ("x", -1, -32, 125, 2), "abduct": ("z", -1, -30, 55, 4), "twist": ("y", 1, -48, 45, -7)},
-    "knee": {"flex": ("x", 1, -4, 150, 4)},
-    "ankle": {"flex": ("x", -1, -55, 36, 0)},
+    "shoulder": {
+        "flex": _Movement("x", -1, -60, 185),
+        "abduct": _Movement("z", -1, -50, 180, 9),
+        "twist": _Movement("y", 1, -95, 95, 8),
+    },
+    "elbow": {"flex": _Movement("x", -1, -4, 150, 16), "pronate": _Movement("y", 1, -85, 85, 15)},
+    "wrist": {"deviate": _Movement("x", -1, -35, 25), "flex": _Movement("z", 1, -70, 80, 6)},
+    "hip": {
+        "flex": _Movement("x", -1, -32, 125, 2),
+        "abduct": _Movement("z", -1, -30, 55, 4),
+        "twist": _Movement("y", 1, -48, 45, -7),
+    },
+    "knee": {"flex": _Movement("x", 1, -4, 150, 4)},
+    "ankle": {"flex": _Movement("x", -1, -55, 36)},
 }
-_DEGREES = {f"{joint} {move}": spec for joint, moves in _CENTRE.items() for move, spec in moves.items()} | {
+_MOVEMENTS = {f"{joint} {name}": movement for joint, moves in _CENTRE.items() for name, movement in moves.items()} | {
     # About y and z left and right turn opposite ways; about x the same way.
-    f"{side} {joint} {move}": (axis, sign if axis == "x" or side == "right" else -sign, *rest)
+    f"{side} {joint} {name}": m if m.axis == "x" or side == "right" else m._replace(sign=-m.sign)
     for joint, moves in _SIDED.items()
-    for move, (axis, sign, *rest) in moves.items()
+    for name, m in moves.items()
     for side in ("left", "right")
 }
 
-DOFS: tuple[str, ...] = tuple(_DEGREES)
+DOFS: tuple[str, ...] = tuple(_MOVEMENTS)
 LIMITS: dict[str, tuple[float, float]] = {
-    name: (float(np.deg2rad(low)), float(np.deg2rad(high))) for name, (_, _, low, high, _) in _DEGREES.items()
+    name: (float(np.deg2rad(m.low)), float(np.deg2rad(m.high))) for name, m in _MOVEMENTS.items()
 }
-REST: Float[np.ndarray, " D"] = np.deg2rad([spec[4] for spec in _DEGREES.values()])
+REST: Float[np.ndarray, " D"] = np.deg2rad([m.rest for m in _MOVEMENTS.values()])
+_SIGNS = np.array([m.sign for m in _MOVEMENTS.values()], float)
+_AXES = ["xzy".index(m.axis) for m in _MOVEMENTS.values()]
 
 _LOW, _HIGH = np.array(list(LIMITS.values())).T
 _SOFT = np.deg2rad(4.0)
@@ -76,8 +114,8 @@ def saturate(angles: Float[np.ndarray, "P T D"]) -> Float[np.ndarray, "P T D"]:
 def stand_on_floor(angles: Float[np.ndarray, "P T D"]) -> Float[np.ndarray, "P T D"]:
     """Turn legs given relative to the floor into hip and ankle angles.
 
-    A leg answers to the floor, not to the pelvis: bending forward must not swing it, turning the pelvis must not turn the
-    feet. So tracks give hips as the thigh's rotation in the room, and ankles as the foot's tilt, toes up.
+    A leg answers to the floor, not to the pelvis: bending forward must not swing it, turning the pelvis must not turn
+    the feet. So tracks give hips as the thigh's rotation in the room, and ankles as the foot's tilt, toes up.
     """
     angles = angles.copy()
     pelvis = _euler(angles[..., _columns("pelvis")])
@@ -92,9 +130,6 @@ def stand_on_floor(angles: Float[np.ndarray, "P T D"]) -> Float[np.ndarray, "P T
         twist = np.arctan2(turned[..., 0, 2], turned[..., 0, 0])
         angles[..., hip] = np.stack([flex, abduct, twist], -1) * sign
     return angles
-
-
-_SIGNS = np.array([spec[1] for spec in _DEGREES.values()], float)
 
 
 def _columns(joint: str) -> list[int]:
@@ -114,7 +149,6 @@ def _euler(angles: Float[np.ndarray, "*shape 3"]) -> Float[np.ndarray, "*shape 3
 
 # Points moved by the kinematics: the skeleton's joints, then four points of the soles.
 _POINTS = (*NTU25.joints, "heel L", "toes L", "heel R", "toes R")
-_SPINE_BASE = NTU25.index("SpineBase")
 
 # Lengths as shares of stature (Drillis and Contini, 1966, and for the trunk what a Kinect v2 reports).
 PROPORTIONS = {
@@ -181,7 +215,7 @@ def _levels() -> list[tuple[Int[np.ndarray, " S"], Int[np.ndarray, " S"]]]:
 
 
 @cache
-def _carried() -> list[tuple[Int[np.ndarray, " J"], Int[np.ndarray, " J"], Int[np.ndarray, " J"]]]:
+def _carried() -> list[tuple[Int[np.ndarray, " J"], Int[np.ndarray, " S"], Int[np.ndarray, " O"]]]:
     """Points, the segments that carry them and the points those turn about, in an order that places origins first."""
     placed, waves = {"SpineBase"}, []
     rest = [(point, row, origin) for row, (_, _, origin, points) in enumerate(_SEGMENTS) for point in points]
@@ -189,7 +223,11 @@ def _carried() -> list[tuple[Int[np.ndarray, " J"], Int[np.ndarray, " J"], Int[n
         wave = [entry for entry in rest if entry[2] in placed]
         rest = [entry for entry in rest if entry[2] not in placed]
         placed |= {point for point, _, _ in wave}
-        columns = [[_POINTS.index(p) for p, _, _ in wave], [s for _, s, _ in wave], [_POINTS.index(o) for *_, o in wave]]
+        columns = [
+            [_POINTS.index(p) for p, _, _ in wave],
+            [s for _, s, _ in wave],
+            [_POINTS.index(o) for *_, o in wave],
+        ]
         waves.append(tuple(np.array(column) for column in columns))
     return waves  # type: ignore[return-value]
 
@@ -199,8 +237,7 @@ def _rotations(angles: Float[np.ndarray, "P T D"]) -> Float[np.ndarray, "P T S 3
     names = [name for name, *_ in _SEGMENTS]
     euler = np.zeros((*angles.shape[:2], len(names), 3))
     rows = [names.index(name.rsplit(" ", 1)[0]) for name in DOFS]
-    axes = ["xzy".index(spec[0]) for spec in _DEGREES.values()]
-    euler[..., rows, axes] = angles * _SIGNS
+    euler[..., rows, _AXES] = angles * _SIGNS
     return _euler(euler)
 
 

@@ -18,7 +18,7 @@ def _mix(bits: UInt64[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shape"]:
 
 
 def key(*parts: int | str | np.ndarray) -> UInt64[np.ndarray, " N"]:
-    """Return one key for each combination of integers, broadcast against each other; strings name the purpose.
+    """Return a key for each combination of integers or keys, broadcast against each other; strings name the purpose.
 
     Examples
     --------
@@ -29,14 +29,11 @@ def key(*parts: int | str | np.ndarray) -> UInt64[np.ndarray, " N"]:
     """
     hashed = np.zeros(1, np.uint64)
     for part in parts:
-        number = zlib.crc32(part.encode()) if isinstance(part, str) else part
-        word = np.atleast_1d(np.asarray(number)).astype(np.int64).view(np.uint64) if not _is_key(number) else number
+        word = np.atleast_1d(np.asarray(zlib.crc32(part.encode()) if isinstance(part, str) else part))
+        if word.dtype != np.uint64:
+            word = word.astype(np.int64).view(np.uint64)
         hashed = _mix((hashed + _GOLDEN) ^ _mix(word + _GOLDEN))
     return hashed
-
-
-def _is_key(part: object) -> bool:
-    return isinstance(part, np.ndarray) and part.dtype == np.uint64
 
 
 def uniform(keys: UInt64[np.ndarray, " N"], purpose: str, *shape: int) -> Float[np.ndarray, "N *shape"]:

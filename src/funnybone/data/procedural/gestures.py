@@ -14,8 +14,8 @@ PUNCH = Action(
     seconds=0.85,
     roles=(
         Role(
-            pose=_GUARD
-            | {
+            pose={
+                **_GUARD,
                 "right shoulder flex": ((0, 0), (0.18, 18), (0.32, -14), (0.52, 84), (0.6, 84), (0.82, 26), (1, 0)),
                 "right shoulder abduct": ((0, 9), (0.32, 18), (0.52, 2), (1, 9)),
                 "right shoulder twist": ((0, 8), (0.3, 18), (0.52, 42), (1, 8)),
@@ -179,7 +179,7 @@ PUSH = Action(
     turn=0.0,
     seconds=1.2,
     contact=0.45,
-    gap=0.05,
+    gap=0.09,
     roles=(
         Role(
             touch=("HandL", "HandR"),
@@ -209,7 +209,7 @@ PUSH = Action(
         Role(
             touch=("SpineShoulder", "SpineMid"),
             pose={
-                # Pushed at 0.45, thrown back over the left leg, caught by a step back of the right, then of the left one.
+                # Pushed at 0.45, thrown back over the left leg, caught by a step back of the right, then of the left.
                 "pelvis flex": ((0, 1), (0.42, 1), (0.52, -18), (0.7, -6), (0.86, 6), (1, 3)),
                 "spine flex": ((0, 2), (0.42, 2), (0.52, 18), (0.7, 16), (1, 4)),
                 "neck flex": ((0, 2), (0.42, 0), (0.54, 28), (0.72, 4), (1, 2)),
@@ -231,4 +231,3 @@ PUSH = Action(
         ),
     ),
 )
-

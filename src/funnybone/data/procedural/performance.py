@@ -60,7 +60,9 @@ def _columns(tracks: Tracks, start: Float[np.ndarray, " D"], periodic: bool = Fa
         for side in sides:
             column = body.DOFS.index(side)
             late = which == "each" and side.startswith("left")
-            table[column] = (np.append(np.roll(values[:-1], _SAMPLES // 2), values[_SAMPLES // 2]) if late else values) - start[column]
+            table[column] = (
+                np.append(np.roll(values[:-1], _SAMPLES // 2), values[_SAMPLES // 2]) if late else values
+            ) - start[column]
     return table
 
 
@@ -87,7 +89,9 @@ def _tables() -> _Tables:
     )
 
 
-def _read(table: Float[np.ndarray, "R *C K"], row: Int[np.ndarray, "..."], phase: Float[np.ndarray, "..."]) -> np.ndarray:
+def _read(
+    table: Float[np.ndarray, "R *C K"], row: Int[np.ndarray, "..."], phase: Float[np.ndarray, "..."]
+) -> np.ndarray:
     """Linear interpolation in one row of the table for each phase between 0 and 1."""
     flat = table.reshape(-1)
     place = phase * _SAMPLES

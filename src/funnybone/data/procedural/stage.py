@@ -14,7 +14,9 @@ _CONTACT = np.array([-1.0 if action.contact is None else action.contact for acti
 _HEIGHT = np.array([action.height for action in ACTIONS])
 _GAP = np.array([action.gap for action in ACTIONS])
 # For each role the share of each joint in the point that touches, and whether the role reaches for what it touches.
-_TOUCH = np.array([[(name in role.touch) / max(len(role.touch), 1) for name in NTU25.joints] for _, role in performance.ROLES])
+_TOUCH = np.array(
+    [[(name in role.touch) / max(len(role.touch), 1) for name in NTU25.joints] for _, role in performance.ROLES]
+)
 _REACHES = np.array([bool(role.reach) for _, role in performance.ROLES])
 _OTHER_SIDE = np.arange(len(NTU25.joints))
 for _left, _right in NTU25.pairs:
@@ -74,12 +76,14 @@ def play(
     xyz[left] = (xyz[left] * [-1, 1, 1])[..., _OTHER_SIDE, :]
     heading = 2 * np.pi * chance.uniform(clip, "heading")
     place = 0.4 * chance.normal(clip, "place", 3) * [1, 0, 1]
-    xyz = _turn(xyz, heading[:, None, None]) + place[:, None, None, None]
+    xyz = _turn(xyz, np.broadcast_to(heading[:, None, None], xyz.shape[:3])) + place[:, None, None, None]
     xyz[~paired, 1] = 0
     return xyz, paired, angles
 
 
-def _turn(points: Float[np.ndarray, "*shape J 3"], heading: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape J 3"]:
+def _turn(
+    points: Float[np.ndarray, "*shape J 3"], heading: Float[np.ndarray, "*shape"]
+) -> Float[np.ndarray, "*shape J 3"]:
     """Points turned to the left about the vertical, radians."""
     cos, sin = np.cos(heading)[..., None], np.sin(heading)[..., None]
     x, y, z = np.moveaxis(points, -1, 0)

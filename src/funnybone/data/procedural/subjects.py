@@ -1,5 +1,6 @@
 """Virtual subjects: bodies of their own, and a manner of moving that stays theirs from clip to clip."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -9,26 +10,33 @@ from funnybone.data.procedural import chance
 from funnybone.data.procedural.body import DOFS, PROPORTIONS
 
 
-def _mirrored(pose: dict[str, float]) -> dict[str, float]:
+def _mirrored(pose: Mapping[str, float]) -> Mapping[str, float]:
     return {name.replace("left", "right"): degrees for name, degrees in pose.items()}
 
 
 # Standard deviation of a subject's posture, degrees, by joint, or by movement where the joint's would be too little.
 _POSTURE = {"pelvis": 2.0, "pelvis twist": 9.0, "spine": 3.0, "chest": 3.0, "chest twist": 6.0, "neck": 5.0,
             "shoulder": 7.0, "elbow": 10.0, "wrist": 9.0, "hip": 1.5, "knee": 2.5, "ankle": 0.8}  # fmt: skip
-POSTURE: Float[np.ndarray, " D"] = np.deg2rad([_POSTURE.get(name, _POSTURE.get(name.split()[-2], 0.0)) for name in DOFS])
+POSTURE: Float[np.ndarray, " D"] = np.deg2rad(
+    [_POSTURE.get(name, _POSTURE.get(name.split()[-2], 0.0)) for name in DOFS]
+)
 
 # How the arms are held when they have nothing to do, in degrees beyond hanging, and how often.
-_LEFT_HIP = {"left shoulder abduct": 32, "left shoulder flex": -18, "left shoulder twist": 30, "left elbow flex": 78}
-_LEFT_BELLY = {"left shoulder flex": 12, "left shoulder twist": 48, "left elbow flex": 76}
-_CARRIAGES: tuple[tuple[float, dict[str, float]], ...] = (
+_LEFT_HIP: Mapping[str, float] = {
+    "left shoulder abduct": 32,
+    "left shoulder flex": -18,
+    "left shoulder twist": 30,
+    "left elbow flex": 78,
+}
+_LEFT_BELLY: Mapping[str, float] = {"left shoulder flex": 12, "left shoulder twist": 48, "left elbow flex": 76}
+_CARRIAGES: tuple[tuple[float, Mapping[str, float]], ...] = (
     (0.34, {}),
     (0.11, _LEFT_HIP),
     (0.11, _mirrored(_LEFT_HIP)),
-    (0.11, _LEFT_HIP | _mirrored(_LEFT_HIP)),
+    (0.11, {**_LEFT_HIP, **_mirrored(_LEFT_HIP)}),
     (0.11, _LEFT_BELLY),
     (0.11, _mirrored(_LEFT_BELLY)),
-    (0.11, _LEFT_BELLY | _mirrored(_LEFT_BELLY)),
+    (0.11, {**_LEFT_BELLY, **_mirrored(_LEFT_BELLY)}),
 )
 
 _VARIATION = {"hips": 0.09, "shoulders": 0.06, "hand": 0.06, "foot": 0.06}
@@ -89,7 +97,7 @@ def subjects(keys: UInt64[np.ndarray, " P"]) -> Subjects:
 
 
 def bilateral(keys: UInt64[np.ndarray, " P"], purpose: str) -> Float[np.ndarray, "P D"]:
-    """Return standard normal numbers for all joint angles; those of left and right resemble each other (0.85)."""
+    """Return standard normal numbers for all joint angles: ``(P, D)``; left and right correlate by 0.85."""
     own = chance.normal(keys, purpose, len(DOFS))
     left = [DOFS.index(name.replace("right", "left")) for name in DOFS]
     alike = np.where([name.startswith("right") for name in DOFS], 0.85, 0.0)

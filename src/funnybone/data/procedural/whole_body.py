@@ -16,10 +16,28 @@ WALK = Action(
         Role(
             pose={"pelvis flex": _hold(3), "both elbow flex": _hold(24)},
             cycle={
-                # Right heel strike at 0, left at 0.5; toe-off at 0.62 (Winter, "Biomechanics and motor control").
+                # Right heel strike at 0, left at 0.5, right toe-off near 0.6; shaped by eye after textbook gait curves.
                 "each hip flex": ((0, 24), (0.12, 19), (0.32, 1), (0.52, -17), (0.6, -9), (0.76, 22), (0.88, 28)),
-                "each knee flex": ((0, 3), (0.12, 13), (0.36, 3), (0.5, 16), (0.6, 46), (0.71, 66), (0.86, 30), (0.97, 2)),
-                "each ankle flex": ((0, 18), (0.1, 2), (0.16, 0), (0.36, -2), (0.5, -26), (0.59, -46), (0.7, -16), (0.86, 12)),
+                "each knee flex": (
+                    (0, 3),
+                    (0.12, 13),
+                    (0.36, 3),
+                    (0.5, 16),
+                    (0.6, 46),
+                    (0.71, 66),
+                    (0.86, 30),
+                    (0.97, 2),
+                ),
+                "each ankle flex": (
+                    (0, 18),
+                    (0.1, 2),
+                    (0.16, 0),
+                    (0.36, -2),
+                    (0.5, -26),
+                    (0.59, -46),
+                    (0.7, -16),
+                    (0.86, 12),
+                ),
                 "each shoulder flex": ((0, -20), (0.5, 20)),
                 "each elbow flex": ((0, -8), (0.5, 12)),
                 "pelvis twist": ((0, 5), (0.5, -5)),
@@ -40,11 +58,25 @@ JOG = Action(
     flight=((0.37, 0.49), (0.87, 0.99)),
     roles=(
         Role(
-            pose={"pelvis flex": _hold(8), "spine flex": _hold(5), "both elbow flex": _hold(74), "neck flex": _hold(-4)},
+            pose={
+                "pelvis flex": _hold(8),
+                "spine flex": _hold(5),
+                "both elbow flex": _hold(74),
+                "neck flex": _hold(-4),
+            },
             cycle={
                 "each hip flex": ((0, 24), (0.15, 12), (0.36, -14), (0.44, -14), (0.6, 14), (0.74, 40), (0.9, 32)),
                 "each knee flex": ((0, 10), (0.14, 26), (0.36, 8), (0.48, 62), (0.6, 92), (0.76, 66), (0.93, 14)),
-                "each ankle flex": ((0, 4), (0.06, 0), (0.22, -3), (0.37, -32), (0.46, -58), (0.6, -44), (0.75, -10), (0.9, 4)),
+                "each ankle flex": (
+                    (0, 4),
+                    (0.06, 0),
+                    (0.22, -3),
+                    (0.37, -32),
+                    (0.46, -58),
+                    (0.6, -44),
+                    (0.75, -10),
+                    (0.9, 4),
+                ),
                 "each shoulder flex": ((0, -38), (0.5, 24)),
                 "each elbow flex": ((0, -8), (0.5, 12)),
                 "pelvis twist": ((0, 6), (0.5, -6)),
