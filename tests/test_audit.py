@@ -292,7 +292,7 @@ def test_a_clean_audit_has_no_warnings():
             "UNDER_ITERATED",
             {"rows": [*fallen(37), *fallen(2, steps=18), *fallen(2, steps=19), *fallen(1, steps=20), row(9)]},
         ),
-        ("ENOUGH_BUDGET", {"rows": [*fallen(18), row(18), row(19)]}),
+        ("UNBROKEN", {"rows": [*fallen(18), row(18), row(19)]}),
         ("PROBABILITIES_NOT_LOGITS", {"observed": quiet(probabilities=True)}),
         ("NONDETERMINISTIC", {"observed": quiet(repeat_difference=1e-5)}),
         ("STOCHASTIC_VICTIM", {"observed": quiet(stochastic=True, repeat_difference=1.0)}),

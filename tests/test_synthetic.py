@@ -229,9 +229,11 @@ def linear_accuracy(train: Clips, test: Clips, *, aligned: bool) -> float:
     x, unseen = flattened(train, aligned=aligned), flattened(test, aligned=aligned)
     mean, spread = x.mean(0), x.std(0) + 1e-2
     # The optimum lies in the span of the training clips: as many numbers as there are clips do.
-    _, scale, basis = torch.linalg.svd((x - mean) / spread, full_matrices=False)
-    basis = basis[scale > 1e-3 * scale[0]].T
-    x, unseen = ((part - mean) / spread @ basis for part in (x, unseen))
+    x = (x - mean) / spread
+    scale, vectors = torch.linalg.eigh(x @ x.T)
+    kept = scale > 1e-6 * scale[-1]
+    basis = x.T @ (vectors[:, kept] / scale[kept].sqrt())
+    x, unseen = x @ basis, (unseen - mean) / spread @ basis
     best = 0.0
     for decay in (1e-2, 1e-1):
         weight = torch.zeros(x.shape[1], 14, requires_grad=True)

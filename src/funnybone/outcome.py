@@ -1,15 +1,13 @@
 """Outcome: what an attack did to each clip, re-measured on what is stored."""
 
-import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from funnybone.clips import Clips
@@ -122,7 +120,7 @@ class Outcome:
         DataError
             When either file exists; nothing is overwritten.
         """
-        tensors_path, json_path = _paths(path)
+        tensors_path, json_path = paths(path)
         for existing in (tensors_path, json_path):
             if existing.exists():
                 raise DataError(f"{existing}: exists", hint="choose another name or remove it")
@@ -132,13 +130,14 @@ class Outcome:
         tensors |= {f"distances.{key}": value for key, value in self.distances.items()}
         record = {"format": FORMAT, "provenance": self.provenance, "clips": clip_record}
         tensors_path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({key: own_memory(value) for key, value in tensors.items()}, tensors_path)
+        # As bytes: save_file makes files that nobody else can read.
+        tensors_path.write_bytes(save({key: own_memory(value) for key, value in tensors.items()}))
         json_path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> "Outcome":
         """Read what `save` wrote; `DataError` names the file that is missing or damaged."""
-        tensors_path, json_path = _paths(path)
+        tensors_path, json_path = paths(path)
         for missing in (tensors_path, json_path):
             if not missing.is_file():
                 raise DataError(f"{missing}: no such file", hint="an outcome is a .safetensors and a .json file")
@@ -166,28 +165,8 @@ class Outcome:
             raise DataError(f"{tensors_path}: not an outcome ({error})", hint="it is damaged; attack again") from None
 
 
-def _paths(path: str | Path) -> tuple[Path, Path]:
+def paths(path: str | Path) -> tuple[Path, Path]:
+    """Return the two files that an outcome saved under this name is made of."""
     base = Path(path).expanduser()
     base = base.with_suffix("") if base.suffix in (".safetensors", ".json") else base
     return base.with_name(f"{base.name}.safetensors"), base.with_name(f"{base.name}.json")
-
-
-def join(outcomes: list[Outcome]) -> Outcome:
-    """Return one outcome over the clips of several of the same attack, in their order."""
-    first = outcomes[0]
-    clips = [outcome.adversarial for outcome in outcomes]
-    tensors: dict[str, Any] = {
-        key: torch.cat([getattr(part, key) for part in clips]) for key in ("xyz", "valid", "labels", "fps")
-    }
-    together = dataclasses.replace(
-        clips[0],
-        **tensors,
-        ids=tuple(clip for part in clips for clip in part.ids),
-        groups={key: tuple(value for part in clips for value in part.groups[key]) for key in clips[0].groups},
-    )
-    return Outcome(
-        adversarial=together,
-        **{key: torch.cat([getattr(outcome, key) for outcome in outcomes]) for key in _VECTORS},
-        distances={key: torch.cat([outcome.distances[key] for outcome in outcomes]) for key in first.distances},
-        provenance=first.provenance,
-    )

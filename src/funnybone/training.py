@@ -21,6 +21,7 @@ from funnybone.clips import Clips
 from funnybone.errors import DataError
 from funnybone.metrics.intervals import wilson
 from funnybone.models import Model, Preprocess, Recipe, WeightsRecord, models
+from funnybone.models.registry import option_names
 from funnybone.models.weights import AccuracyRecord, DataRecord, SkeletonRecord, read_tensors, write_tensors
 
 _HORIZONTAL = {"x": (1, 2), "y": (0, 2), "z": (0, 1)}
@@ -109,7 +110,8 @@ def train(
     """
     recipe = recipe or models[model].recipe
     preprocess = preprocess or Preprocess.of(clips.skeleton, up=clips.up)
-    record = _record(model, clips, recipe, preprocess, options or {}, seed, split)
+    dropout = {"dropout": recipe.dropout} if "dropout" in option_names(model) else {}
+    record = _record(model, clips, recipe, preprocess, {**dropout, **(options or {})}, seed, split)
     with _seeded(seed, 0, device):
         module = record.build().to(device).train()
     optimiser = torch.optim.AdamW(_groups(module, recipe.weight_decay), lr=recipe.max_lr)

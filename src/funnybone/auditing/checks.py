@@ -32,7 +32,7 @@ class Code(StrEnum):
     ZERO_GRADIENT = "ZERO_GRADIENT"
     OUTSIDE_THREAT_MODEL = "OUTSIDE_THREAT_MODEL"
     UNDER_ITERATED = "UNDER_ITERATED"
-    ENOUGH_BUDGET = "ENOUGH_BUDGET"
+    UNBROKEN = "UNBROKEN"
     PROBABILITIES_NOT_LOGITS = "PROBABILITIES_NOT_LOGITS"
     NONDETERMINISTIC = "NONDETERMINISTIC"
     STOCHASTIC_VICTIM = "STOCHASTIC_VICTIM"
@@ -172,7 +172,7 @@ def _of_strength(victim: VictimResult) -> Found:
     if rates and max(rates)[0] < NEARLY_ALL:
         rate, name = max(rates)
         yield (
-            Code.ENOUGH_BUDGET,
+            Code.UNBROKEN,
             f"{victim.name}: the strongest attack, {name}, reaches {100 * rate:.1f} %; the victim is strong, the "
             "budgets are small, or its gradients are masked",
         )

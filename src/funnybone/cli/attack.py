@@ -77,12 +77,12 @@ def attack(
     from funnybone import threat as threats
     from funnybone.attacks import attacks, create_attack
     from funnybone.auditing.plan import choose
+    from funnybone.outcome import paths
 
     made = create_attack(name, **typed(f"attack {name}", attacks[name], set or []))
     model = threats.parse(threat) if threat else None
     if out is not None:
-        base = out.with_suffix("") if out.suffix in (".safetensors", ".json") else out
-        refuse_existing(base.with_name(f"{base.name}.safetensors"), base.with_name(f"{base.name}.json"))
+        refuse_existing(*paths(out))
     split = test_part(data, split)
     victims, clips = load([victim], data, split=split, frames=frames, device=choose_device(device))
     (attacked,) = victims.values()

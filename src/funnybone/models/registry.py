@@ -125,7 +125,7 @@ def create(
     funnybone.errors.DataError: no model is named 'stgcnn'; did you mean 'stgcn'? Known: ...
     """
     family = models[name]
-    known = _options(family)
+    known = option_names(name)
     unknown = sorted(options.keys() - known)
     if unknown:
         raise DataError(f"model {name!r} has no option {', '.join(unknown)}", hint=f"it has {', '.join(sorted(known))}")
@@ -143,7 +143,13 @@ def names(pattern: str = "*") -> list[str]:
     return models.names(pattern)
 
 
-def _options(family: type[Model]) -> set[str]:
-    """Names of the constructor's arguments that are a family's own."""
+def option_names(name: str) -> set[str]:
+    """Names of the constructor's arguments that are a family's own.
+
+    Examples
+    --------
+    >>> sorted(option_names("stgcn"))
+    ['dropout', 'in_channels', 'max_hop', 'width']
+    """
     shared = {"skeleton", "num_classes", "persons", "frames"}
-    return set(inspect.signature(family).parameters) - shared
+    return set(inspect.signature(models[name]).parameters) - shared

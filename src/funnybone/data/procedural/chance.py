@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, UInt64
-from scipy.special import ndtri
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -52,6 +51,8 @@ def uniform(keys: UInt64[np.ndarray, " N"], purpose: str, *shape: int) -> Float[
 
 def normal(keys: UInt64[np.ndarray, " N"], purpose: str, *shape: int) -> Float[np.ndarray, "N *shape"]:
     """Return standard normal numbers for each key, cut off at 2.5 so that no virtual person is a monster."""
+    from scipy.special import ndtri  # takes longer to import than naming a data set may take
+
     return np.clip(ndtri(uniform(keys, purpose, *shape)), -2.5, 2.5)
 
 

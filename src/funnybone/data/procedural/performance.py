@@ -5,7 +5,6 @@ from functools import cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt64
-from scipy.interpolate import PchipInterpolator
 
 from funnybone.data.procedural import body, chance
 from funnybone.data.procedural.actions import ACTIONS
@@ -41,6 +40,8 @@ class _Tables:
 
 def _sample(track: Track, periodic: bool = False) -> Float[np.ndarray, " K"]:
     """A track's values from phase 0 to 1: through all its points, without overshoot, at rest at the ends."""
+    from scipy.interpolate import PchipInterpolator  # takes longer to import than naming a data set may take
+
     phase, value = np.array(track, float).T
     if periodic:
         phase, value = np.concatenate([phase - 1, phase, phase + 1]), np.tile(value, 3)
