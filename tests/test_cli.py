@@ -211,6 +211,10 @@ def test_damaged_ledger(refused, audit, tmp_path, damage):
     refused(*audit, says=[ledger])
 
 
+def test_finished_audit_without_resuming(refused, audit):
+    refused(*audit, "--no-resume", says=("holds an audit", "--out"))
+
+
 def test_folder_of_another_audit(refused, audit, tmp_path):
     refused(*audit, "--seed", "1", says=[tmp_path / "run"])
 

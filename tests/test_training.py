@@ -19,7 +19,7 @@ def waves(n=18, persons=1, seed=0):
     """Clips of two classes: the left wrist waves, or the right one."""
     generator = torch.Generator().manual_seed(seed)
     xyz = torch.randn(1, 1, 1, 17, 3, generator=generator).expand(n, persons, 12, 17, 3).clone()
-    xyz += 0.02 * torch.randn(xyz.shape, generator=generator)
+    xyz += 0.15 * torch.randn(xyz.shape, generator=generator)
     labels = torch.arange(n) % 2
     wave = torch.sin(torch.arange(12.0))
     for clip, label in enumerate(labels.tolist()):
@@ -118,24 +118,32 @@ def test_a_weights_file_is_not_a_checkpoint(clips, whole, tmp_path):
         train("stgcn", clips, recipe=RECIPE, options=OPTIONS, checkpoint=tmp_path / "a.b.safetensors")
 
 
-def test_it_learns_and_the_record_says_what_was_done(clips, tmp_path):
-    recipe = Recipe(epochs=16, batch=6, max_lr=0.02)
+def test_it_learns_and_the_record_says_what_was_done(tmp_path):
+    clips = waves(36)
+    recipe = Recipe(epochs=16, batch=6, max_lr=0.02, rotation=0.3, label_smoothing=0.0)
     module, record, losses = train("stgcn", clips, recipe=recipe, options={"width": 4, "dropout": 0.0}, split="train")
     assert losses[-1] < 0.5 * losses[0]
     assert len(losses) == 16
     accuracy = evaluate(module, waves(seed=0, n=30), record.build_preprocess(), batch=7, split="test")
-    assert accuracy.value == 1
+    assert accuracy.value > 0.8
     assert (accuracy.n, accuracy.split) == (30, "test")
-    assert accuracy.ci95[0] < 1
+    assert accuracy.ci95[0] < accuracy.value
     saved = save_weights(tmp_path / "a.b.safetensors", module, record.model_copy(update={"accuracy": accuracy}))
     again, read = load_weights(tmp_path / "a.b.safetensors")
     assert read == saved
     assert same(again, module)
-    assert read.data.n == 18
+    assert read.data.n == 36
     assert read.data.synthetic
     assert read.data.split == "train"
     assert read.recipe["epochs"] == 16
     assert read.options == {"persons": 1, "frames": 12, "in_channels": 3, "width": 4, "dropout": 0.0}
+
+
+def test_the_recipe_sets_the_dropout_unless_an_option_does(clips):
+    record = train("stgcn", clips, recipe=Recipe(epochs=1, dropout=0.25), options=OPTIONS).record
+    assert record.options["dropout"] == 0.25
+    record = train("stgcn", clips, recipe=Recipe(epochs=1), options={**OPTIONS, "dropout": 0.0}).record
+    assert record.options["dropout"] == 0.0
 
 
 def test_two_persons_one_absent_and_two_coordinates():

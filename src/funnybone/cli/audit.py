@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from funnybone.cli.common import Device, Json, Seed, choose_device, emit, load, note, progress, test_part
 from funnybone.cli.tables import show
+from funnybone.errors import DataError
 
 DEMO_VICTIM, DEMO_LIMIT = "stgcn.synthetic", 56  # four clips of each class
 
@@ -20,6 +21,7 @@ def audit(
     out: Path | None = None,
     frames: int | None = None,
     executor: Annotated[Literal["inline", "process"], Parameter(show_choices=True)] = "inline",
+    resume: bool = True,
     seed: Seed = 0,
     device: Device = "auto",
     json: Json = False,
@@ -47,6 +49,8 @@ def audit(
         Resample clips to this length; by default to what the victim was trained on.
     executor
         inline, or process: several processes with one thread each.
+    resume
+        Go on with what the folder holds. With --no-resume a folder that holds an audit is refused.
     """
     from funnybone.auditing import audit as run
     from funnybone.auditing import create_suite
@@ -58,6 +62,8 @@ def audit(
     split = test_part(data, split)
     loaded, clips = load(list(victims), data, split=split, frames=frames, device=choose_device(device))
     folder = out or Path("runs") / f"{clips.name}-{suite}"
+    if not resume and (folder / "ledger.sqlite").exists():
+        raise DataError(f"{folder}: holds an audit", hint="choose another --out, or go on with it: --resume")
 
     with progress("audit") as tell:
         counts: dict[str, tuple[int, int]] = {}

@@ -95,6 +95,8 @@ def train(
             checkpoint=checkpoint,
         )
     record = trained.record
+    if source is not None:
+        record = record.model_copy(update={"licence": source.licence})
     if test is not None:
         accuracy = evaluate(trained.module, test.resample(frames), record.build_preprocess(), split=rule)
         record = record.model_copy(update={"accuracy": accuracy})

@@ -1,6 +1,7 @@
 """What a classifier network is here, and the names under which networks are known."""
 
 import inspect
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from jaxtyping import Float
@@ -12,7 +13,7 @@ from funnybone.registry import Registry
 from funnybone.skeletons import NTU25, Skeleton
 
 
-class Model(nn.Module):
+class Model(nn.Module, ABC):
     """A network that classifies clips; the base of every family in this package.
 
     A family implements `features` and `classify`. It adds no wrapper around its layers, so that ``state_dict()`` has
@@ -59,13 +60,13 @@ class Model(nn.Module):
         """Logits of each clip."""
         return self.classify(self.features(xyz))
 
+    @abstractmethod
     def features(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N F"]:
         """The vector of each clip that enters the classifier."""
-        raise NotImplementedError
 
+    @abstractmethod
     def classify(self, features: Float[Tensor, "N F"]) -> Float[Tensor, "N K"]:
         """Logits of a feature vector: the last layer alone."""
-        raise NotImplementedError
 
     def check(self, xyz: Tensor) -> None:
         """Raise `DataError` when an input is not (N, M, T, V, C) floats of this network's sizes."""
