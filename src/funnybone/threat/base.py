@@ -29,6 +29,17 @@ class Threat(ABC):
     ) -> Float[Tensor, " N"]:
         """Return how far each clip lies outside, zero inside; the unit is the threat model's."""
 
+    def excess(
+        self, clean: Float[Tensor, "N M T V C"], adversarial: Float[Tensor, "N M T V C"]
+    ) -> Float[Tensor, "N M T"]:
+        """Return how far each frame lies outside; where a clip is judged as a whole, the whole clip's figure."""
+        _, m, t, _, _ = clean.shape
+        return self.violation(clean, adversarial)[:, None, None].expand(-1, m, t)
+
+    def tightened(self) -> "Threat":
+        """Return a threat model a little inside of this one, to aim at where several must hold together."""
+        return self
+
     def bind(self, skeleton: Skeleton) -> "Threat":
         """Return the threat model for clips on this skeleton."""
         return self
@@ -91,20 +102,20 @@ threats.register("unbounded")(Unbounded)
 class All(Threat):
     """Every one of several threat models; made with ``&``.
 
-    `project` visits the parts in turn (projection onto convex sets) and, for clips that are still outside of one
-    of them after ``rounds`` rounds, walks back towards the clean clip until all hold. The result is inside; the
-    nearest point is not claimed.
+    `project` visits the parts in turn (projection onto convex sets), aiming a little inside where a part knows how.
+    Frames that are still outside of one of them after ``rounds`` rounds walk back towards the clean frame until all
+    hold. The result is inside; the nearest point is not claimed.
 
     Parameters
     ----------
     parts : tuple of Threat
         The threat models that must hold together.
     rounds : int
-        How often the parts are visited.
+        How often the parts are visited, at most.
     """
 
     parts: tuple[Threat, ...]
-    rounds: int = 20
+    rounds: int = 12
 
     def __repr__(self) -> str:
         return " & ".join(map(repr, self.parts))
@@ -115,20 +126,35 @@ class All(Threat):
     def project(
         self, clean: Float[Tensor, "N M T V C"], adversarial: Float[Tensor, "N M T V C"]
     ) -> Float[Tensor, "N M T V C"]:
+        moved = adversarial
+        # What is tightened comes first: those that cannot aim inside then have the last word, and keep it.
+        aims = sorted((part.tightened() for part in self.parts), key=lambda aim: aim in self.parts)
         for _ in range(self.rounds):
-            if not bool((self.violation(clean, adversarial) > 0).any()):
-                return adversarial
-            for part in self.parts:
-                adversarial = part.project(clean, adversarial)
-        delta = adversarial.double() - clean.double()
-        low = (self.violation(clean, adversarial) <= 0).to(delta)  # share of the way that is known to be inside
+            outside = self.violation(clean, moved) > 0
+            if not bool(outside.any()):
+                return moved
+            next_move = moved
+            for aim in aims:
+                next_move = aim.project(clean, next_move)
+            moved = torch.where(outside[:, None, None, None, None], next_move, moved)
+        return self._walk_back(clean, moved)
+
+    def _walk_back(self, clean: Tensor, moved: Tensor) -> Tensor:
+        """Shorten the way of each frame that is outside, and of no other, by bisection.
+
+        A shorter way in one frame takes no clip out of a ball, so parts that judge whole clips stay satisfied.
+        """
+        delta = moved.double() - clean.double()
+        low = (self.excess(clean, moved) <= 0).to(delta)  # share of the way that is known to be inside
         high = torch.ones_like(low)
-        for _ in range(24):
+        for _ in range(16):
             share = (low + high) / 2
-            inside = self.violation(clean, towards(clean, delta * share[:, None, None, None, None])) <= 0
+            inside = self.excess(clean, towards(clean, delta * share[..., None, None])) <= 0
             low, high = torch.where(inside, share, low), torch.where(inside, high, share)
-        walked = towards(clean, delta * low[:, None, None, None, None])
-        return torch.where((low < 1)[:, None, None, None, None], walked, adversarial)
+        walked = torch.where((low < 1)[..., None, None], towards(clean, delta * low[..., None, None]), moved)
+        # A frame that turned out inside only because others were still on their way back is judged once more.
+        still = self.violation(clean, walked) > 0
+        return torch.where(still[:, None, None, None, None], clean, walked)
 
     def violation(
         self, clean: Float[Tensor, "N M T V C"], adversarial: Float[Tensor, "N M T V C"]
@@ -137,3 +163,8 @@ class All(Threat):
         if not self.parts:
             raise DataError("a composed threat model has no parts")
         return torch.stack([part.violation(clean, adversarial) for part in self.parts]).amax(0)
+
+    def excess(
+        self, clean: Float[Tensor, "N M T V C"], adversarial: Float[Tensor, "N M T V C"]
+    ) -> Float[Tensor, "N M T"]:
+        return torch.stack([part.excess(clean, adversarial) for part in self.parts]).amax(0)

@@ -93,7 +93,16 @@ class BoneLength(Threat):
 
         A bone without clean length is measured in the clip's unit.
         """
+        return self.excess(clean, adversarial).amax((1, 2))
+
+    def excess(
+        self, clean: Float[Tensor, "N M T V C"], adversarial: Float[Tensor, "N M T V C"]
+    ) -> Float[Tensor, "N M T"]:
         before, after = (self._bound.bone_lengths(xyz.double()) for xyz in (clean, adversarial))
         change = (after - before).abs() / torch.where(before > 0, before, 1)
-        worst = change.flatten(1).amax(1)
+        worst = change.amax(-1)
         return (worst - torch.where(worst > 0, self.tolerance, 0)).clamp(min=0).to(clean.dtype)
+
+    def tightened(self) -> "BoneLength":
+        # Budgets that end a round stretch bones again by a fraction of what they were bound to.
+        return replace(self, tolerance=0.7 * self.tolerance)
