@@ -1,11 +1,16 @@
 """Access: a view gives what it should and no more, and counts it."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
 import funnybone as fb
 from funnybone.testing import check_victim, linear_victim, random_clips
 from funnybone.victims import BudgetError, Meter, view
+from funnybone.victims.fingerprint import fingerprint
 
 
 def reachable(thing, depth=3):
@@ -83,6 +88,37 @@ def test_fingerprints_tell_victims_apart(clips):
 
     assert make() == make()
     assert len({make(), make(2.0), make(preprocess=torch.tanh), make(classes=("a", "b"))}) == 4
+
+
+def test_fingerprints_follow_code_and_what_it_closes_over():
+    def scaled(by):
+        return lambda xyz: by * xyz
+
+    class Plain(torch.nn.Module):
+        def forward(self, xyz):
+            return xyz
+
+    first = Plain
+
+    class Plain(torch.nn.Module):
+        def forward(self, xyz):
+            return -xyz
+
+    hidden = Plain()
+    hidden.register_buffer("table", torch.ones(2), persistent=False)
+    parts = [scaled(1.0), scaled(2.0), lambda xyz: xyz, lambda xyz: -xyz, first(), Plain(), hidden, torch.tanh]
+    assert len({fingerprint(part) for part in parts}) == len(parts)
+    assert fingerprint(scaled(1.0)) == fingerprint(scaled(1.0))
+
+
+def test_fingerprints_are_the_same_in_another_process():
+    code = "import funnybone as fb; print(fb.create_victim('stgcn', data='synthetic').fingerprint)"
+    # Two fresh ones, with other hash seeds; this process checks shapes in every function and so runs other code.
+    said = {
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment).stdout
+        for environment in ({**os.environ, "PYTHONHASHSEED": seed} for seed in ("1", "2"))
+    }
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize("answer", [torch.zeros(3), torch.zeros(6, 5)])

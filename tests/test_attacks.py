@@ -109,6 +109,70 @@ def test_a_gradient_that_is_no_number_moves_nothing(clips):
     assert torch.isfinite(outcome.adversarial.xyz).all()
 
 
+@pytest.mark.parametrize("scale", [100.0, 10000.0])
+def test_a_sure_victim_falls_like_an_unsure_one(scale):
+    clips = random_clips(6)
+    victim = linear_victim(clips, distance=0.05)
+    sure = fb.TorchVictim(Loud(victim.module, scale), skeleton=clips.skeleton, classes=clips.classes)
+    attack = fb.create_attack("smart", steps=60)
+    plain, loud = attack(victim, clips), attack(sure, clips)
+    assert plain.success.all()
+    assert loud.success.all()
+    assert torch.allclose(plain.distances["position_m"], loud.distances["position_m"], rtol=0.05)
+
+
+class Loud(torch.nn.Module):
+    def __init__(self, module, scale):
+        super().__init__()
+        self.module, self.scale = module, scale
+
+    def forward(self, xyz):
+        return self.scale * self.module(xyz)
+
+
+def test_a_victim_that_breaks_down_has_not_fallen(clips, victim):
+    class Fragile(torch.nn.Module):
+        def forward(self, xyz):
+            still = (xyz - clips.xyz[: len(xyz)]).abs().amax() == 0
+            return victim.module(xyz) if still else victim.module(xyz) * float("nan")
+
+    fragile = fb.TorchVictim(Fragile(), skeleton=clips.skeleton, classes=clips.classes)
+    outcome = fb.create_attack("pgd", steps=2)(fragile, clips, threat=Linf(0.01))
+    assert outcome.attacked.all()
+    assert not outcome.success.any()
+
+    class Broken(torch.nn.Module):
+        def forward(self, xyz):
+            return torch.full((len(xyz), 2), float("nan"))
+
+    with pytest.raises(fb.DataError, match="not finite"):
+        fb.create_attack("smart")(fb.TorchVictim(Broken(), skeleton=clips.skeleton, classes=clips.classes), clips)
+
+
+def test_steps_say_when_the_queries_ended(clips, victim):
+    outcome = fb.create_attack("smart", steps=200)(victim, clips, budget=3)
+    assert outcome.queries.tolist() == [3] * 6
+    assert outcome.steps.tolist() == [2] * 6
+
+
+@pytest.mark.parametrize("name", ["pgd", "smart"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"step_size": 0.0},
+        {"step_size": -1},
+        {"step_size": float("nan")},
+        {"step_size": float("inf")},
+        {"steps": 0},
+        {"steps": 2.5},
+        {"steps": True},
+    ],
+)
+def test_settings_that_do_nothing_are_refused(name, settings):
+    with pytest.raises(fb.DataError, match=next(iter(settings))):
+        fb.create_attack(name, **settings)
+
+
 def test_batches_do_not_matter_to_a_deterministic_attack(clips, victim):
     attack = fb.create_attack("smart", steps=40)
     together, apart = (attack(victim, clips, batch_size=size) for size in (64, 2))

@@ -73,6 +73,19 @@ def test_bones_keep_direction_and_root(seed, tolerance):
     assert cosine.min() > 0.999
 
 
+@pytest.mark.parametrize("noise", [0.003, 0.01])
+def test_composed_models_keep_the_move(noise, synthetic):
+    clips = synthetic[:6]
+    generator = torch.Generator().manual_seed(0)
+    wild = torch.where(
+        clips.valid[..., None, None], clips.xyz + noise * torch.randn(clips.xyz.shape, generator=generator), clips.xyz
+    )
+    budget = Linf(0.02)
+    inside = (budget & BoneLength(0.01, skeleton=clips.skeleton)).project(clips.xyz, wild)
+    kept, possible = ((xyz - clips.xyz).flatten(1).norm(dim=1) for xyz in (inside, budget.project(clips.xyz, wild)))
+    assert (kept > 0.8 * possible).all()  # one stubborn bone in one frame must not shrink a whole clip
+
+
 def test_rounding_never_leaves_the_budget():
     clean = torch.full((1, 1, 1, 17, 3), 4.0)  # one digit of float32 is half a micrometre here
     moved = towards(clean, torch.full_like(clean, 0.0100003))

@@ -1,11 +1,15 @@
 """Build a part from its settings, with an error that names the setting."""
 
 import dataclasses
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from funnybone.errors import DataError
 
 T = TypeVar("T")
+
+# What a setting of a plain type takes; a whole number is a number too.
+_NUMBERS: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float)}
+_WORDS = {int: "a whole number", float: "a number"}
 
 
 def build(kind: str, name: str, part: type[T], settings: dict[str, Any]) -> T:
@@ -20,6 +24,10 @@ def build(kind: str, name: str, part: type[T], settings: dict[str, Any]) -> T:
     unknown = sorted(set(settings) - set(known))
     if unknown:
         raise DataError(f"{kind} {name} has no setting {unknown[0]!r}", hint=f"it has {', '.join(known) or 'none'}")
+    kinds = get_type_hints(part)
+    for key, value in settings.items():
+        if kinds[key] in _NUMBERS and (isinstance(value, bool) or not isinstance(value, _NUMBERS[kinds[key]])):
+            raise DataError(f"{kind} {name}: {key} is {value!r}", hint=f"give {_WORDS[kinds[key]]}")
     try:
         return part(**settings)
     except DataError:

@@ -208,7 +208,13 @@ class Attack(ABC):
         self._judge(victim, goal)
         prediction, logits = predict(victim, clips, batch_size)
         reference = goal.reference(clips.labels, len(victim.classes), generator)
-        attacked = (prediction == clips.labels) & ~_achieved(goal, prediction, logits, reference)
+        if logits is not None and not bool(torch.isfinite(logits).all()):
+            wrong = int((~torch.isfinite(logits)).any(1).nonzero()[0])
+            raise DataError(
+                f"victim {victim.name!r}: its logits for the clean clip {clips.ids[wrong]} are not finite numbers",
+                hint="its weights or its preprocessing are broken",
+            )
+        attacked = (prediction == clips.labels) & ~_met(goal, prediction, logits, reference)
 
         total = int(attacked.sum())
         xyz = clips.xyz.clone()
@@ -238,11 +244,11 @@ class Attack(ABC):
         adversarial = clips.with_xyz(xyz)
         after, after_logits = predict(victim, adversarial, batch_size)
         violation = threat.violation(clips.xyz, xyz)
-        achieved = _achieved(goal, after, after_logits, reference)
+        met = _met(goal, after, after_logits, reference)
         return Outcome(
             adversarial=adversarial,
             attacked=attacked,
-            success=attacked & achieved & (violation <= TOLERANCE),
+            success=attacked & met & (violation <= TOLERANCE),
             steps=steps,
             queries=meter.queries,
             gradients=meter.gradients,
@@ -290,6 +296,11 @@ class Attack(ABC):
         }
 
 
-def _achieved(goal: Goal, predicted: Tensor, logits: Tensor | None, reference: Tensor) -> Tensor:
+def achieved(goal: Goal, logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"]) -> Bool[Tensor, " N"]:
+    """Judge by logits; a victim that answers with no number has broken down, which is not what the goal asks for."""
+    return goal.achieved(logits, reference) & torch.isfinite(logits).all(1)
+
+
+def _met(goal: Goal, predicted: Tensor, logits: Tensor | None, reference: Tensor) -> Tensor:
     """Judge by logits where there are any, by labels where there are not."""
-    return goal.achieved_by_labels(predicted, reference) if logits is None else goal.achieved(logits, reference)
+    return goal.achieved_by_labels(predicted, reference) if logits is None else achieved(goal, logits, reference)

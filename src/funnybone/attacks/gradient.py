@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from funnybone.attacks.base import Attack, Problem, Progress, Trace
+from funnybone.attacks.base import Attack, Problem, Progress, Trace, achieved
 from funnybone.errors import DataError
 
 
@@ -66,11 +66,12 @@ class GradientAttack(Attack):
                 logits, loss, gradient = problem.gradient(xyz)
             else:  # the last iterate is judged, not left
                 logits, loss, gradient = *problem.score(xyz), torch.zeros_like(xyz)
-            fallen = problem.goal.achieved(logits, problem.reference)
+            fallen = achieved(problem.goal, logits, problem.reference)
             better = fallen | (loss < lowest[place])
             best[place[better]], lowest[place[better]] = xyz[better], loss[better]
             taken[place[fallen]], solved[place[fallen]] = k, True
-            standing = ~fallen & (problem.victim.remaining(problem.rows) > 0)
+            standing = ~fallen & (problem.victim.remaining(problem.rows) > 0).to(fallen.device)
+            taken[place[~standing & ~fallen]] = k  # out of queries
             if k == self.steps or not bool(standing.any()):
                 break
             place, xyz, gradient, problem = place[standing], xyz[standing], gradient[standing], problem.keep(standing)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from funnybone.attacks.base import Problem, register_attack
 from funnybone.attacks.gradient import GradientAttack
+from funnybone.errors import DataError
 from funnybone.threat.ball import ball_of
 
 
@@ -43,6 +44,11 @@ class PGD(GradientAttack):
     steps: int = 40
     step_size: float = 0.1
     random_start: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.step_size < float("inf"):
+            raise DataError(f"attack pgd: step_size is {self.step_size}", hint="give a share of the radius, above zero")
 
     def start(self, problem: Problem) -> Float[Tensor, "N M T V C"]:
         ball = ball_of(problem.threat)  # said now, where there is none

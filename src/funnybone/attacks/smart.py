@@ -12,6 +12,7 @@ from funnybone.errors import DataError
 from funnybone.metrics.deviations import masked_mean
 from funnybone.motion.dynamics import derivative, stencil
 from funnybone.skeletons import Skeleton
+from funnybone.threat.ball import largest_one
 
 
 def perceptual_loss(
@@ -121,7 +122,7 @@ class SMART(GradientAttack):
     weight: float = 0.6
     alpha: float = 0.58
     beta: tuple[float, ...] = (0.4, 0.3, 0.3)
-    scales: tuple[float, ...] = (0.05, 0.3, 2.0)
+    scales: tuple[float, ...] = (0.02, 0.3, 4.0)
     bone_scale: float = 0.005
     smooth: bool = True
 
@@ -131,8 +132,13 @@ class SMART(GradientAttack):
             raise DataError("attack smart: weight and alpha are shares", hint="give numbers from 0 to 1")
         if len(self.beta) != len(self.scales) or min(self.beta) < 0 or abs(sum(self.beta) - 1) > 1e-6:
             raise DataError(f"attack smart: beta is {self.beta}", hint="give one weight for each scale, summing to 1")
-        if min(self.step_size, self.bone_scale, *self.scales) <= 0:
-            raise DataError("attack smart: step_size and scales must be more than zero")
+        if not all(0 < size < 1e6 for size in (self.step_size, self.bone_scale, *self.scales)):
+            raise DataError("attack smart: step_size, scales and bone_scale must be more than zero, and finite")
+        if self.beta[0] == 0 and self.smooth:
+            raise DataError(
+                "attack smart: without a weight on position (beta[0]) a step has no smallest size",
+                hint="give beta[0] more than zero, or smooth=False",
+            )
 
     def start(self, problem: Problem) -> Float[Tensor, "N M T V C"]:
         if self.smooth:
@@ -169,8 +175,10 @@ class SMART(GradientAttack):
 
     def _steepest(self, problem: Problem, gradient: Tensor) -> Tensor:
         """Root mean square one over valid coordinates, or zero where the gradient is zero."""
+        gradient = largest_one(gradient)  # the gradient of a sure victim is small enough to vanish when squared
         if self.smooth:
             n, m, t, v, c = gradient.shape
             gradient = (problem.state["inverse"] @ gradient.reshape(n, m, t, v * c)).reshape(n, m, t, v, c)
+        gradient = largest_one(gradient)
         square = masked_mean(gradient.square(), problem.movable)
         return gradient / square.sqrt().clamp(min=torch.finfo(gradient.dtype).tiny)[:, None, None, None, None]

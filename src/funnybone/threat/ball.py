@@ -99,6 +99,7 @@ class L2(Ball):
         return (norm - self.radius).clamp(min=0).to(clean.dtype)
 
     def steepest(self, gradient: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N M T V C"]:
+        gradient = largest_one(gradient)
         return self.radius * gradient / _norm(gradient).clamp(min=torch.finfo(gradient.dtype).tiny)
 
     def sample(self, clean: Float[Tensor, "N M T V C"], generator: torch.Generator) -> Float[Tensor, "N M T V C"]:
@@ -107,6 +108,15 @@ class L2(Ball):
         # drawn evenly instead: a start has room to move.
         share = torch.rand(len(clean), generator=generator, dtype=clean.dtype).to(clean.device)
         return self.project(clean, clean + share[:, None, None, None, None] * self.steepest(noise))
+
+
+def largest_one(values: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N M T V C"]:
+    """Return each clip's values scaled so that the largest is one in size; zeros stay zeros.
+
+    For directions, before they are squared: squares of numbers below 1e-23 are zero in float32.
+    """
+    size = values.abs().amax((1, 2, 3, 4), keepdim=True)
+    return values / torch.where(size > 0, size, 1)
 
 
 def _norm(values: Tensor) -> Tensor:

@@ -25,8 +25,10 @@ class Victim(ABC):
         Its classes, in the order of its logits.
     access : {"labels", "scores", "gradients"}
         The most that it answers.
-    frames : int or None
-        The clip length that it was trained on; None: any.
+    frames, persons : int or None
+        The clip length that it was trained on, and the person slots that it takes; None: any.
+    up, unit : str or None
+        The vertical axis and the unit that it was trained on; None: not known.
     stochastic : bool
         Whether two answers to one question can differ; attacks then average over draws.
     exact_gradients : bool
@@ -42,6 +44,9 @@ class Victim(ABC):
     classes: tuple[str, ...]
     access: Access
     frames: int | None = None
+    persons: int | None = None
+    up: str | None = None
+    unit: str | None = None
     stochastic: bool = False
     exact_gradients: bool = True
     parameters: int | None = None
@@ -75,6 +80,20 @@ class Victim(ABC):
                 f"victim {self.name!r} expects skeleton {self.skeleton.name} ({len(self.skeleton.joints)} joints), "
                 f"data {clips.name!r} have {clips.skeleton.name} ({len(clips.skeleton.joints)} joints)",
                 hint="use data of the same skeleton, or train a victim on these",
+            )
+        for what in ("up", "unit"):
+            wanted, given = getattr(self, what), getattr(clips, what)
+            if wanted not in (None, given):
+                raise DataError(
+                    f"victim {self.name!r} was trained on clips whose {what} is {wanted!r}, that of data "
+                    f"{clips.name!r} is {given!r}",
+                    hint="convert the clips",
+                )
+        if self.persons not in (None, clips.xyz.shape[1]):
+            raise DataError(
+                f"victim {self.name!r} takes {self.persons} person slots, "
+                f"data {clips.name!r} have {clips.xyz.shape[1]}",
+                hint="add absent persons as zeros, or leave out those who are never there",
             )
         numbered = self.classes == tuple(map(str, range(len(self.classes))))  # only their number is known
         if tuple(clips.classes) != tuple(self.classes) and not (numbered and len(clips.classes) == len(self.classes)):

@@ -2,6 +2,7 @@
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -37,7 +38,7 @@ def create_victim(
     Raises
     ------
     DataError
-        When nothing is found there, or the file is not a weights file.
+        When nothing is found there, the file is not a weights file, or the function fails.
 
     Examples
     --------
@@ -66,23 +67,45 @@ def create_victim(
         preprocess=record.build_preprocess(),
         name=path.stem,
         frames=record.options.get("frames"),
+        persons=module.persons,
+        up=record.up,
+        unit=record.unit,
     )
     return victim.to(device)
 
 
 def _from_function(text: str, device: str, skeleton: Skeleton | None, classes: tuple[str, ...] | None) -> Victim:
-    module_name, _, function_name = text.partition(":")
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise DataError(
-            f"victim {text!r}: {error}", hint="write package.module:function, importable from here"
-        ) from None
-    made = function()
+    made = _called(text)
     if isinstance(made, Victim):
         return made
     if not isinstance(made, nn.Module):
         raise DataError(f"victim {text!r} returned {type(made).__name__}", hint="return a victim or a torch.nn.Module")
     if skeleton is None or classes is None:
         raise DataError(f"victim {text!r} returned a bare module", hint="return fb.TorchVictim, or name the data")
-    return TorchVictim(made, skeleton=skeleton, classes=classes, name=function_name).to(device)
+    return TorchVictim(made, skeleton=skeleton, classes=classes, name=text.partition(":")[2]).to(device)
+
+
+def _called(text: str) -> Any:
+    """What the function that ``package.module:function`` means returns."""
+    module_name, _, function_name = text.partition(":")
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except Exception as error:  # whatever a user's module does when it is imported
+        raise DataError(
+            f"victim {text!r}: {_described(error)}", hint="write package.module:function, importable from here"
+        ) from error
+    if not callable(function):
+        raise DataError(
+            f"victim {text!r} is {type(function).__name__}, not a function",
+            hint="name a function without arguments that returns a victim or a torch.nn.Module",
+        )
+    try:
+        return function()
+    except Exception as error:
+        raise DataError(f"victim {text!r} failed: {_described(error)}", hint="--debug shows where") from error
+
+
+def _described(error: Exception) -> str:
+    """The error in words, with its kind unless it is one that says what cannot be found."""
+    known = isinstance(error, ImportError | AttributeError | DataError)
+    return str(error) if known and str(error) else f"{type(error).__name__}: {error}".removesuffix(": ")

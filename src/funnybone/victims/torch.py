@@ -1,8 +1,6 @@
 """A PyTorch module as a victim: labels, scores and gradients."""
 
 import copy
-import hashlib
-import re
 from collections.abc import Callable
 
 import torch
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 from funnybone.errors import DataError
 from funnybone.skeletons import Skeleton
 from funnybone.victims.base import Victim
+from funnybone.victims.fingerprint import fingerprint
 
 
 class TorchVictim(Victim):
@@ -33,8 +32,11 @@ class TorchVictim(Victim):
         A differentiable function of (N, M, T, V, C) in metres, applied before the module.
     name : str, optional
         How tables call it.
-    frames : int, optional
-        The clip length that it was trained on.
+    frames, persons, up, unit : optional
+        The clips that it was trained on: length, person slots, vertical axis, unit. Clips that differ in the last
+        three are refused.
+    defense : str, optional
+        What hardened it.
 
     Examples
     --------
@@ -56,6 +58,9 @@ class TorchVictim(Victim):
         preprocess: Callable[[Tensor], Tensor] | None = None,
         name: str | None = None,
         frames: int | None = None,
+        persons: int | None = None,
+        up: str | None = None,
+        unit: str | None = None,
         defense: str | None = None,
     ) -> None:
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
@@ -63,7 +68,7 @@ class TorchVictim(Victim):
         self.skeleton = skeleton
         self.classes = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
         self.name = name or type(module).__name__
-        self.frames = frames
+        self.frames, self.persons, self.up, self.unit = frames, persons, up, unit
         self.defense = defense
         self.parameters = sum(parameter.numel() for parameter in module.parameters())
 
@@ -80,14 +85,8 @@ class TorchVictim(Victim):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the module's structure and weights, the preprocessing and the classes."""
-        described = f"{self.module!r}|{self.preprocess!r}|{self.classes}|{self.skeleton!r}"
-        # A function's repr ends in its address, which is another one in every process.
-        digest = hashlib.sha256(re.sub(r" at 0x[0-9a-fA-F]+", "", described).encode())
-        for key, tensor in sorted(self.module.state_dict().items()):
-            digest.update(key.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:32]
+        """Hash of the module's code and weights, the preprocessing and the classes."""
+        return fingerprint(self.module, self.preprocess, self.classes, self.skeleton)
 
     def logits(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N K"]:
         logits = self.module(xyz if self.preprocess is None else self.preprocess(xyz))

@@ -35,7 +35,7 @@ def key(*parts: int | str | np.ndarray) -> UInt64[np.ndarray, " N"]:
     return hashed
 
 
-def uniform(keys: UInt64[np.ndarray, " N"], purpose: str, *shape: int) -> Float[np.ndarray, "N *shape"]:
+def uniform(keys: UInt64[np.ndarray, " N"], purpose: str, *shape: int) -> Float[np.ndarray, "N *shape"]:  # noqa: F821  a shape
     """Return numbers in (0, 1) for each key: ``(N, *shape)``.
 
     Examples
@@ -49,7 +49,7 @@ def uniform(keys: UInt64[np.ndarray, " N"], purpose: str, *shape: int) -> Float[
     return (((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53).reshape(len(keys), *shape)
 
 
-def normal(keys: UInt64[np.ndarray, " N"], purpose: str, *shape: int) -> Float[np.ndarray, "N *shape"]:
+def normal(keys: UInt64[np.ndarray, " N"], purpose: str, *shape: int) -> Float[np.ndarray, "N *shape"]:  # noqa: F821  a shape
     """Return standard normal numbers for each key, cut off at 2.5 so that no virtual person is a monster."""
     from scipy.special import ndtri  # takes longer to import than naming a data set may take
 

@@ -111,19 +111,27 @@ def _reach(
     floor = low + (high - low) * chance.uniform(cast.clip, "height")
     moment, way = wishes[who, frame][:, None], shape[now, frame][:, None]
 
-    def height(turn: Float[np.ndarray, " P"]) -> Float[np.ndarray, " P"]:
+    def above_floor(turn: Float[np.ndarray, " P"]) -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:
+        """Metres from the floor to the touch, and to the lowest joint."""
         joints, soles = body.forward(performance.settle(moment + turn[:, None, None] * way), cast.subject.lengths)
-        return _touch(joints, cast)[:, 0, 1] - soles[:, 0, :, 1].min(-1)
+        standing = soles[:, 0, :, 1].min(-1)
+        return _touch(joints, cast)[:, 0, 1] - standing, joints[:, 0, :, 1].min(-1) - standing
 
     turn, small = np.zeros(len(who)), 0.02
     for _ in range(6):
-        here = height(turn)
-        slope = (height(turn + small) - here) / small
+        here, _ = above_floor(turn)
+        slope = (above_floor(turn + small)[0] - here) / small
         # Both meet half way when both reach; else the one who reaches goes all the way.
         theirs = np.where(reaches[partner], 0.5 * (here + here[partner]), here[partner])
         target = np.where(partner == now, floor, theirs)
         safe = np.where(np.abs(slope) < 0.1, np.copysign(0.1, slope), slope)
         turn = np.clip(turn + np.where(reaches, (target - here) / safe, 0), -1.2, 1.2)
+    # Newton may end with a head or a hand in the ground where limits keep the body from obeying; such a one bends less.
+    for _ in range(16):
+        buried = above_floor(turn)[1] < 0
+        if not buried.any():
+            break
+        turn = turn - 0.15 * buried
     wishes = wishes.copy()
     wishes[who] += turn[:, None, None] * shape
     return wishes
