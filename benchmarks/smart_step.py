@@ -55,19 +55,21 @@ def main():
     trainable = copy.copy(victim)
     trainable.module = copy.deepcopy(victim.module).requires_grad_(True)
     attack = fb.create_attack("smart")
+    # A step away from the clean clip, where the perceptual loss has a gradient; absent persons stay absent.
+    moved = torch.where(clips.valid[..., None, None], clips.xyz + 0.001, clips.xyz)
 
     def bare():
-        xyz = clips.xyz.clone().requires_grad_(True)
+        xyz = moved.clone().requires_grad_(True)
         torch.autograd.grad(AnythingBut().loss(victim.logits(xyz), clips.labels).sum(), xyz)
 
     def step_of(victim):
         problem = problem_for(victim, clips)
-        xyz = problem.constrain(attack.start(problem)) + 0.001
+        attack.start(problem)
 
         def step():
-            logits, _, gradient = problem.gradient(xyz)
+            logits, _, gradient = problem.gradient(moved)
             problem.goal.achieved(logits, problem.reference)
-            problem.constrain(attack.step(problem, xyz, gradient, 1))
+            problem.constrain(attack.step(problem, moved, gradient, 1))
 
         return step
 
@@ -75,7 +77,7 @@ def main():
 
     def published():
         # Parameter gradients are computed along: loss.backward() reaches every weight that requires one.
-        xyz = (clips.xyz + 0.001).requires_grad_(True)
+        xyz = moved.clone().requires_grad_(True)
         logits = trainable.logits(xyz)
         published_problem.goal.loss(logits, clips.labels).sum().backward()
         published_problem.constrain(attack.step(smart_problem, xyz.detach(), xyz.grad, 1))
