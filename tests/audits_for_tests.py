@@ -102,10 +102,10 @@ MOMENTS = (  # one after the other in one folder: each finds what the one before
     ("commit", 1),  # of the clean predictions
     ("before replace", 1),  # of the first chunk's clips
     ("after replace", 1),
-    ("commit", 2),  # of the first chunk's rows
+    ("commit", 1),  # of the first chunk's rows
     ("after replace", 2),
     ("before replace", 3),
-    ("commit", 3),
+    ("commit", 2),
     ("before replace", 3),  # of audit.json
 )
 

@@ -14,15 +14,16 @@ import torch
 import audits_for_tests
 import funnybone as fb
 from funnybone.auditing import Entry, Suite, audit, checks, create_suite, suite_names
-from funnybone.auditing.ledger import Ledger, Row
+from funnybone.auditing.ledger import RESULT, Ledger
 from funnybone.auditing.plan import choose
-from funnybone.auditing.run import RESULT, summarise
-from funnybone.auditing.schema import AuditResult, DataSummary, VictimResult
-from funnybone.auditing.statistics import attack_result, displacement_curve, victim_result
+from funnybone.auditing.rows import Row
+from funnybone.auditing.run import summarise
+from funnybone.auditing.schema import AuditResult, DataSummary, Observed, PlannedEntry, PlannedVictim, VictimResult
+from funnybone.auditing.statistics import attack_result, displacement_curve, victim_result, worst_case
 from funnybone.testing import linear_victim, random_clips
 from funnybone.threat import Linf, Unbounded
 
-ENTRY = {"name": "e", "access": "gradients", "goal": "ab", "threat": "t", "settings": {"steps": 20}}
+ENTRY = PlannedEntry(name="e", attack="a", access="gradients", goal="ab", threat="t", settings={"steps": 20})
 
 
 def row(index, *, label=0, clean=0, prediction=0, steps=20, queries=21, position=0.01, violation=0.0, zero=False):
@@ -103,9 +104,23 @@ def test_figures_where_nothing_fell_or_nothing_was_attacked():
     assert (wrong.success_rate, wrong.ci95, wrong.robust_accuracy) == (None, None, 0.0)
 
 
+def test_the_worst_case_is_what_no_attack_fells():
+    first = [row(0), row(1, prediction=1), row(2), row(3), row(4, clean=1, prediction=1)]
+    second = [row(0), row(1, prediction=1), row(2, prediction=1), row(3), row(4, clean=1, prediction=1)]
+    third = [row(0, prediction=1, violation=0.5), row(1), row(2), row(3), row(4, clean=1, prediction=1)]
+    attacks = [first, second, third]
+    assert [attack_result(ENTRY, rows).robust_accuracy for rows in attacks] == [3 / 5, 2 / 5, 4 / 5]
+    assert worst_case(attacks).robust_accuracy == 2 / 5
+    split = [[row(0, prediction=1), row(1)], [row(0), row(1, prediction=1)]]  # half each, together everything
+    left = worst_case(split)
+    assert (left.robust_accuracy, left.n) == (0, 2)
+    assert left.robust_accuracy_ci95 == pytest.approx((0, 0.6576), abs=1e-4)  # Wilson, 0 of 2
+    assert worst_case([]) is None
+
+
 def test_clean_accuracy_by_hand():
-    victim = {"name": "v", "defense": None, "parameters": None}
-    clean = victim_result(victim, [(0, 0), (1, 0), (1, 1), (0, 0)], []).clean
+    victim = PlannedVictim(name="v", defense=None, parameters=None, observed=quiet())
+    clean = victim_result(victim, [(0, 0), (1, 0), (1, 1), (0, 0)], [], None).clean
     assert (clean.accuracy, clean.n) == (0.75, 4)
 
 
@@ -163,6 +178,9 @@ def test_the_figures_can_be_told_again_from_the_folder_alone(tmp_path):
     assert json.loads(again.model_dump_json()) == json.loads((tmp_path / RESULT).read_text())
     assert done.result.data.split == "test"
     assert "tight" in str(done)
+    left = done.result.victims[0].worst_case
+    assert left.robust_accuracy == 0  # all fall to the second attack
+    assert re.search(r"^ +\(all together\) +0\.0 \[0\.0, 5\.2\]$", str(done), re.MULTILINE)
     assert "SYNTHETIC_DATA" in str(done)
 
 
@@ -211,6 +229,8 @@ def test_goals_and_names_are_checked_before_anything_is_written(tmp_path, small,
     ):
         with pytest.raises(Exception, match=what):
             audit(victim, small, **{"out": tmp_path / "never", **settings})
+    with pytest.raises(fb.DataError, match="give an integer of 64 bits"):
+        audit(victim, small, out=tmp_path / "never", seed=2**70)
     with pytest.raises(fb.DataError, match="same name"):
         audit([victim, victim], small, out=tmp_path / "never")
     with pytest.raises(fb.DataError, match="no victims"):
@@ -239,6 +259,42 @@ def test_suites_are_named_apart_and_grow(name):
         json.dumps(entry.content())
 
 
+@pytest.mark.parametrize("name", ["standard", "full"])
+def test_entries_are_named_by_their_radius(name):
+    scales = {"pgd-linf": ("mm", 1000), "pgd-l2": ("m", 1)}
+    balls = [entry for entry in create_suite(name).entries if entry.name != "smart"]
+    assert len(balls) >= 6
+    for entry in balls:
+        kind, _, radius = entry.name.rpartition("-")
+        unit, scale = scales[kind]
+        assert entry.threat.radius * scale == pytest.approx(float(radius.removesuffix(unit)), rel=1e-9)
+
+
+@pytest.mark.parametrize(("unit", "short"), [("pixel", "px"), ("normalised", "units")])
+def test_what_is_not_in_metres_is_not_attacked_in_metres_nor_shown_in_them(tmp_path, small, pgd, unit, short):
+    clips = dataclasses.replace(small, unit=unit)
+    victim = linear_victim(clips)
+    for suite in ("quick", create_suite("full")):
+        with pytest.raises(fb.DataError, match=f"in unit '{unit}', budgets of suite .* in 'metre'; .*your own") as e:
+            audit(victim, clips, suite=suite, out=tmp_path / "never")
+        assert "\n" not in str(e.value)
+    assert not (tmp_path / "never").exists()
+    suite = Suite("mine", (Entry(pgd, fb.goals.AnythingBut(), Linf(0.02), "one"),), unit=unit)
+    with pytest.raises(fb.DataError, match=f"in unit 'metre', budgets of suite 'mine' in '{unit}'"):
+        audit(linear_victim(small), small, suite=suite, out=tmp_path / "never")
+    done = audit(victim, clips, suite=suite, out=tmp_path / "own")
+    assert done.result.data.unit == unit
+    moved = done.result.victims[0].attacks[0].position_m
+    _, head, _, line, *_ = str(done).splitlines()
+    assert f"position {short}  acc. {short}/s2" in head
+    assert f" {moved:.1f} " in line
+    page = done.to_html().read_text()
+    assert f"displacement, {short}<" in page
+    assert f"Displacement<span>{short}</span>" in page
+    assert f"Acceleration<span>{short}/s²</span>" in page
+    assert not re.search(r"\bmm\b|m/s²", re.sub(r"<script.*?</script>|px/s²|units/s²|0\.1 mm", "", page, flags=re.S))
+
+
 def test_entries_of_one_name_are_refused(pgd):
     entry = Entry(pgd, fb.goals.AnythingBut(), Unbounded(), "same")
     with pytest.raises(fb.DataError, match="two entries are named 'same'"):
@@ -250,15 +306,16 @@ def test_entries_of_one_name_are_refused(pgd):
 
 def summary(**values):
     plain = {"name": "d", "split": None, "n": 100, "classes": ["a"], "frames": 4, "persons": 1, "skeleton": "s"}
-    return DataSummary(**{**plain, "synthetic": False, "sha256": "", **values})
+    return DataSummary(**{**plain, "unit": "metre", "synthetic": False, "sha256": "", **values})
 
 
 def quiet(**values):
-    return {"probabilities": False, "repeat_difference": 0.0, "stochastic": False, "exact_gradients": True, **values}
+    plain = {"probabilities": False, "repeat_difference": 0.0, "stochastic": False, "exact_gradients": True}
+    return Observed(**{**plain, **values})
 
 
 def codes(rows=(), clean=1.0, data=None, observed=None, settings=None, skipped=()):
-    entry = {**ENTRY, "settings": {"steps": 20} if settings is None else settings}
+    entry = ENTRY if settings is None else ENTRY.model_copy(update={"settings": settings})
     attacks = [attack_result(entry, rows)] if rows else []
     victim = VictimResult(
         name="v",
@@ -266,6 +323,7 @@ def codes(rows=(), clean=1.0, data=None, observed=None, settings=None, skipped=(
         parameters=None,
         clean={"accuracy": clean, "ci95": (0, 1), "n": 100},
         attacks=attacks,
+        worst_case=worst_case([rows]),
     )
     found = checks.warnings(data or summary(), [victim], {"v": observed or quiet()}, skipped, {("v", "e"): list(rows)})
     return [warning.code for warning in found]
@@ -337,7 +395,7 @@ def test_probabilities_and_noise_are_seen(small):
     for module, seen in ((Softmax(plane.module), (True, False)), (Softmax(plane.module, 1e-3), (False, True))):
         victim = fb.TorchVictim(module, skeleton=small.skeleton, classes=small.classes)
         observed = checks.observe(victim, small, victim.logits(small.xyz))
-        assert (observed["probabilities"], observed["repeat_difference"] > 1e-6) == seen
+        assert (observed.probabilities, observed.repeat_difference > 1e-6) == seen
     observed = checks.observe(plane, small, plane.logits(small.xyz))
     assert observed == quiet()
 

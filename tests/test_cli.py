@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 import torch
 
+import funnybone as fb
 from funnybone import models
-from funnybone.cli import main
+from funnybone.cli import common, main
 from funnybone.data import npz
+from funnybone.errors import DataError
 from funnybone.models.weights import DataRecord, SkeletonRecord
 from funnybone.outcome import Outcome
-from funnybone.skeletons import NTU25
-from funnybone.testing import random_clips
+from funnybone.skeletons import COCO17, NTU25
+from funnybone.testing import linear_victim, random_clips
 
 MAKE = "victims_for_tests:make"
 TESTS = Path(__file__).parent
@@ -131,7 +133,7 @@ def test_missing_file(refused):
 
 def test_wrong_shape(refused, altered):
     file = altered(clips=np.zeros((120, 51), np.float32))
-    refused("data", "info", file, says=[file, "'clips'", "(120, 51)", "docs/npz.md"])
+    refused("data", "info", file, says=[file, "'clips'", "(120, 51)", "npz"])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -201,6 +203,22 @@ def test_victim_that_cannot_be_found(refused, motion):
     refused(*attack, "stgcm", says=["'stgcm'", "neither a packaged victim nor a file"])
     refused(*attack, "no_such_module:make", says=["no_such_module:make", "package.module:function"])
     refused(*attack, "victims_for_tests:nothing", says=["victims_for_tests:nothing"])
+    refused(*attack, "..x:make", says=["'..x:make'", "package.module:function"])
+
+
+def test_victim_whose_function_is_of_no_use(refused, motion, tmp_path, capsys, monkeypatch):
+    (tmp_path / "odd_victims.py").write_text(
+        "def broken():\n    raise RuntimeError('my model file is missing')\n\n\nnumber = 3\n"
+    )
+    (tmp_path / "odd_module.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    attack = ["attack", "pgd", "--data", motion, "--victim"]
+    refused(*attack, "odd_victims:broken", says=["'odd_victims:broken'", "RuntimeError: my model file is missing"])
+    refused(*attack, "odd_victims:number", says=["'odd_victims:number'", "int, not a function"])
+    refused(*attack, "odd_module:make", says=["'odd_module:make'", "ZeroDivisionError"])
+    assert main([*map(str, attack), "odd_victims:broken", "--debug"]) == 2
+    assert "in broken" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["garbage", "cut"])
@@ -236,6 +254,7 @@ def test_unknown_names(refused, motion):
     refused(*attack, "--goal", "ab9", says=["2 classes"])
     refused(*attack, "--threat", "l7:0.1", says=["'l7'", "linf"])
     refused(*attack, "--threat", "linf:far", says=["'linf:far'"])
+    refused(*attack, "--threat", "", says=["threat model"])
     refused(*attack, says=["ball"])  # PGD needs one
     refused("train", "stgcn", "--data", motion, "--out", "w", "--set", "epoch=1", says=["'epoch'", "epochs"])
 
@@ -252,6 +271,16 @@ def test_unknown_names(refused, motion):
         (["audit", "--executor", "ray"], ["--executor", "inline", "process"]),
         (["audit", "--device", "tpu"], ["--device", "cuda"]),
         (["data", "inof", "x"], ["inof"]),
+        (["attack", "pgd", "--victim", "x", "--limit", "0"], ["--limit", ">= 1"]),
+        (["attack", "pgd", "--victim", "x", "--batch-size", "0"], ["--batch-size", ">= 1"]),
+        (["attack", "pgd", "--victim", "x", "--batch-size=-3"], ["--batch-size", ">= 1"]),
+        (["attack", "pgd", "--victim", "x", "--budget", "0"], ["--budget", ">= 1"]),
+        (["attack", "pgd", "--victim", "x", "--frames", "1"], ["--frames", ">= 2"]),
+        (["attack", "pgd", "--victim", "x", "--seed", "-1"], ["--seed", ">= 0"]),
+        (["audit", "--limit", "0"], ["--limit", ">= 1"]),
+        (["audit", "--seed", str(2**70)], ["--seed", str(2**63 - 1)]),
+        (["train", "stgcn", "--data", "x", "--out", "y", "--seed", "-1"], ["--seed", ">= 0"]),
+        (["train", "stgcn", "--data", "x", "--out", "y", "--seed", str(2**63)], ["--seed", str(2**63 - 1)]),
     ],
 )
 def test_wrong_usage(refused, argv, says):
@@ -270,6 +299,47 @@ def test_nothing_is_overwritten(refused, motion, tmp_path):
     attack = ["attack", "pgd", "--victim", MAKE, "--data", motion, "--threat", "linf:0.1", "--out"]
     refused(*attack, "w.safetensors", says=["w.safetensors: exists"])
     refused(*attack, "o", says=["o.json: exists"])
+
+
+def never(*arguments, **options):
+    raise AssertionError("work was begun whose result cannot be kept")
+
+
+@pytest.mark.parametrize("place", ["file/below", "/proc/nope/x", "/proc/x"])
+def test_places_that_cannot_be_written_are_refused_before_the_work(refused, motion, tmp_path, monkeypatch, place):
+    if place.startswith("/proc") and not Path("/proc").is_dir():
+        pytest.skip("no /proc")
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr("funnybone.attacks.gradient.GradientAttack.__call__", never, raising=False)
+    monkeypatch.setattr("funnybone.training.train", never)
+    monkeypatch.setattr("funnybone.report.folder.write_report", never)
+    attack = ["attack", "pgd", "--victim", MAKE, "--data", motion, "--threat", "linf:0.1"]
+    refused(*attack, "--out", place, says=[place, "cannot write", "--out"])
+    refused("train", "stgcn", "--data", motion, "--out", place, says=[place, "cannot write", "--out"])
+    refused("report", "run", "--out", place, says=[place, "cannot write", "--out"])
+
+
+def test_an_audit_needs_a_folder_it_can_write(refused, motion, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    refused("audit", MAKE, "--data", motion, "--out", "file/below", says=["file"])
+
+
+def test_output_without_a_name(refused, motion):
+    attack = ["attack", "pgd", "--victim", MAKE, "--data", motion, "--threat", "linf:0.1"]
+    refused(*attack, "--out", ".", says=["names a folder"])
+
+
+def test_checkpoint_of_something_else(refused, motion, tmp_path):
+    (tmp_path / "w.partial").write_bytes(b"mine")
+    train = ["train", "stgcn", "--data", motion, "--frames", "10", "--out", "w"]
+    refused(*train, says=["w.partial", "remove w.partial", "choose another --out"])
+
+
+def test_training_that_diverges(refused, motion):
+    train = ["train", "stgcn", "--data", motion, "--frames", "10", "--out", "w"]
+    refused(*train, "--lr", "inf", says=["max_lr is inf", "finite"])
+    refused(*train, "--set", "rotation=nan", says=["rotation is nan", "finite"])
+    refused(*train, "--lr", "1e30", "--set", "batch=4", "--epochs", "6", says=["diverged", "--lr"])
 
 
 # Settings files
@@ -316,6 +386,34 @@ def test_attack_prints_one_line_and_saves(motion, tmp_path, capsys):
     assert bool((outcome.violation <= 1e-6).all())
 
 
+@pytest.mark.parametrize("failing", ["write", "first", "second"])
+def test_outcome_is_saved_whole_or_not_at_all(tmp_path, monkeypatch, failing):
+    clips = random_clips(4)
+    victim = linear_victim(clips)
+    outcome = fb.create_attack("pgd", steps=1)(victim, clips, threat=fb.threat.Linf(0.01))
+    replace, calls = os.replace, []
+
+    def full(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == {"write": 2, "first": 1, "second": 2}[failing]:
+            raise OSError(28, "No space left on device")
+        return (write if failing == "write" else replace)(*arguments, **options)
+
+    write = Path.write_bytes
+    with monkeypatch.context() as patch:
+        if failing == "write":
+            patch.setattr(Path, "write_bytes", lambda path, content: full(path, content))
+        else:
+            patch.setattr(os, "replace", full)
+        with pytest.raises(DataError, match="cannot write: No space left"):
+            outcome.save(tmp_path / "run")
+    assert calls
+    assert not list(tmp_path.iterdir()), "something blocks the retry"
+    outcome.save(tmp_path / "run")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.json", "run.safetensors"]
+    assert torch.equal(Outcome.load(tmp_path / "run").success, outcome.success)
+
+
 def test_attack_is_repeated_by_its_seed(motion, capsys):
     attack = ["attack", "pgd", "--victim", MAKE, "--data", str(motion), "--threat", "linf:1.0", "--json"]
     documents = []
@@ -324,6 +422,11 @@ def test_attack_is_repeated_by_its_seed(motion, capsys):
         documents.append(json.loads(capsys.readouterr().out))
     assert documents[0] == documents[1]
     assert documents[0]["position_m"] != documents[2]["position_m"]
+
+
+def test_figures_that_json_cannot_write_are_null(capsys):
+    common.emit_json({"a": float("inf"), "b": [1.5, float("nan"), (float("-inf"), 2)], "c": "inf"})
+    assert json.loads(capsys.readouterr().out) == {"a": None, "b": [1.5, None, [None, 2]], "c": "inf"}
 
 
 def test_audit_again_prints_the_same(audit, tmp_path, capsys):
@@ -466,10 +569,27 @@ def test_reader_that_leaves():
     os.close(write)
     _, err = process.communicate(timeout=120)
     assert err == ""
-    assert process.returncode in (0, 1)
+    assert process.returncode == 0
+
+
+def test_progress_begins_after_two_seconds_and_goes_on_every_five(monkeypatch, capsys):
+    now = 100.0
+    monkeypatch.setattr("funnybone.cli.common.time.monotonic", lambda: now)
+    tell = common.lines("work", "clips")
+    told = []
+    for tenth in range(201):
+        now = 100 + tenth / 10
+        tell(tenth, 400, "well")
+        if capsys.readouterr().err:
+            told.append(tenth / 10)
+    assert told == [2, 7, 12, 17]
+    now = 130.0
+    tell(201, 400, "well")
+    assert capsys.readouterr().err == "work: 201 of 400 clips, well, 30 s left\n"
 
 
 def test_long_work_tells_how_far_it_is(motion, monkeypatch, capsys):
+    monkeypatch.setattr("funnybone.cli.common.FIRST", 0.0)
     monkeypatch.setattr("funnybone.cli.common.EVERY", 0.0)
     assert main(["attack", "pgd", "--victim", MAKE, "--data", str(motion), "--threat", "linf:0.001"]) == 0
     out, err = capsys.readouterr()
@@ -485,9 +605,68 @@ def test_two_lengths_of_victims(refused, motion, tmp_path, weights):
 
 
 def test_clips_are_resampled_to_what_the_victim_takes(motion):
-    from funnybone.cli.common import load
-
-    (victim,), clips = load([MAKE], str(motion), split=None, frames=None, device="cpu")
+    (victim,), clips = common.load([MAKE], str(motion), split=None, frames=None, device="cpu")
     assert clips.xyz.shape[2] == 60
     assert dataclasses.asdict(clips)["name"] == "motion"
     assert victim == "make"
+
+
+# Persons
+
+
+@pytest.fixture
+def trained_on(tmp_path):
+    """A function that writes weights of an untrained network on the motion file's skeleton, for so many persons."""
+
+    def write(persons):
+        path = tmp_path / f"of{persons}.safetensors"
+        options = {"width": 4, "frames": 10, "persons": persons}
+        record = models.WeightsRecord(
+            model="stgcn",
+            options=options,
+            skeleton=SkeletonRecord.of(COCO17),
+            classes=("left", "right"),
+            data=DataRecord(name="none", split=None, n=0, synthetic=True, sha256=""),
+        )
+        module = models.create("stgcn", skeleton=COCO17, num_classes=2, **options)
+        models.save_weights(path, module, record)
+        return str(path)
+
+    return write
+
+
+def loaded(victims, data):
+    return common.load(victims, str(data), split=None, frames=None, device="cpu")
+
+
+def test_victim_of_two_persons_gets_an_absent_one(motion, trained_on):
+    (victim,), clips = (
+        list(part.values()) if isinstance(part, dict) else part for part in loaded([trained_on(2)], motion)
+    )
+    assert clips.xyz.shape[:3] == (12, 2, 10)
+    assert not clips.valid[:, 1].any()
+    assert not clips.xyz[:, 1].any()
+    assert torch.equal(clips.xyz[:, :1], fb.load_data(motion, frames=10).xyz)
+    assert victim.logits(clips.xyz).shape == (12, 2)
+
+
+def test_slots_that_are_always_empty_are_left_out(tmp_path, trained_on):
+    clips = random_clips(4, persons=3, frames=10)
+    present = torch.tensor([True, False, True])
+    xyz, valid = (torch.where(present.view(1, 3, *[1] * (part.ndim - 2)), part, 0) for part in (clips.xyz, clips.valid))
+    some = dataclasses.replace(clips, xyz=xyz, valid=valid.bool())
+    npz.write(tmp_path / "three.npz", some)
+    _, two = loaded([trained_on(2)], tmp_path / "three.npz")
+    assert torch.equal(two.xyz, xyz[:, present])
+    assert torch.equal(two.valid, some.valid[:, present])
+    four = common.with_persons(some, 4)
+    assert torch.equal(common.with_persons(four, 3).xyz[:, :2], xyz[:, present])  # slots close up, padding follows
+    assert common.with_persons(some, 3) is some
+
+
+def test_persons_that_do_not_fit(refused, tmp_path, trained_on):
+    npz.write(tmp_path / "two.npz", random_clips(4, persons=2, frames=10))
+    one, two = trained_on(1), trained_on(2)
+    attack = ["attack", "pgd", "--threat", "linf:0.1", "--data", "two.npz", "--victim"]
+    refused(*attack, one, says=["'of1'", "1 person", "data 'two' have 2"])
+    refused("audit", one, two, "--data", "two.npz", "--out", "run", says=["1 and 2 persons", "apart"])

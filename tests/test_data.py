@@ -1,12 +1,16 @@
 """Data: funnybone's npz layout, its errors, and real recordings."""
 
+import contextlib
 import dataclasses
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
 import torch
 
 import funnybone as fb
+from funnybone.data import npz
 from funnybone.data.npz import write
 from funnybone.testing import random_clips
 
@@ -56,6 +60,16 @@ def test_what_is_written_is_read(written):
         ({"up_axis": np.array("up")}, "up_axis is 'up'"),
         ({"valid": np.ones(3, bool)}, "'valid'"),
         ({"valid": np.zeros((50, 2), bool)}, "no valid frame"),
+        ({"fps": np.array([30.0, 30.0])}, "2 fps for 6 clips"),
+        ({"fps": np.full((6, 1), 30.0)}, r"'fps' is float64 of shape \(6, 1\)"),
+        ({"synthetic": np.array([True, False])}, r"'synthetic' is bool of shape \(2,\)"),
+        ({"units": np.array(["metre"])}, "'units'"),
+        ({"subject_names": np.array("s01")}, r"'subject_names' is <U3 of shape \(\)"),
+        ({"file_names": np.array(["a", "b", "c", "a", "d", "e"])}, "'file_names': 'a' occurs twice"),
+        ({"file_names": np.array(["a"])}, "1 names for 6 clips"),
+        ({"classes": np.array(["left", "left"])}, "class 'left' occurs twice"),
+        ({"clips": np.zeros((40, 0, 17, 3), np.float32)}, "'clips' is empty"),
+        ({"notes": np.array([{"by": "me"}], object)}, "'notes' holds Python objects"),
     ],
 )
 def test_a_wrong_array_is_named(written, arrays, said):
@@ -103,11 +117,91 @@ def test_damaged_files_are_named(tmp_path, written):
         path.write_bytes(content)
         with pytest.raises(fb.DataError, match=f"{name}.npz"):
             fb.load_data(path)
-    flipped = bytearray(whole)
-    flipped[len(whole) // 2] ^= 0xFF
-    written.write_bytes(flipped)
-    with pytest.raises(fb.DataError, match="damaged"):
+
+
+def test_no_damage_raises_anything_else(tmp_path, written):
+    """Bytes changed or zeroed anywhere, in headers and in streams, packed and not."""
+    with np.load(written) as file:
+        np.savez(tmp_path / "plain.npz", **{key: file[key] for key in file.files})
+    clean = fb.load_data(written, frames=None).xyz
+    chance, path = np.random.default_rng(0), tmp_path / "damaged.npz"
+    for whole in (written.read_bytes(), (tmp_path / "plain.npz").read_bytes()):
+        for _ in range(150):
+            damaged, at = bytearray(whole), chance.integers(len(whole) - 20)
+            damaged[at : at + 20] = (
+                bytes(20) if chance.random() < 0.5 else bytes(byte ^ 0xFF for byte in damaged[at : at + 20])
+            )
+            path.write_bytes(damaged)
+            # Some bytes do not matter: dates, and what zip files say twice. Anything but DataError fails the test.
+            with contextlib.suppress(fb.DataError):
+                assert torch.equal(fb.load_data(path, frames=None).xyz, clean)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "the file is empty"),
+        (b"hello", "not an npz file"),
+        (b"\x80\x04K\x01.", "not an npz file"),
+        (b"\x93NUMPY\x01\x00v\x00{", "one bare array"),
+    ],
+)
+def test_what_is_no_archive_is_not_taken_for_a_pickle(tmp_path, content, said):
+    path = tmp_path / "walk.npz"
+    path.write_bytes(content)
+    with pytest.raises(fb.DataError, match=said) as error:
+        fb.load_data(path)
+    assert "Python objects" not in str(error.value)
+
+
+def test_archives_that_cannot_be_unpacked(written):
+    """The flag for a password, and a compression that nobody knows, in each array's entry."""
+    whole = written.read_bytes()
+    for offset, value, said in ((8, 1, "password"), (10, 99, "compression")):
+        odd, at = bytearray(whole), -1
+        while (at := whole.find(b"PK\x01\x02", at + 1)) >= 0:
+            odd[at + offset] = value
+        written.write_bytes(odd)
+        with pytest.raises(fb.DataError, match=said):
+            fb.load_data(written)
+
+
+def test_a_small_file_cannot_fill_the_memory(written, monkeypatch):
+    """A hundred megabytes of zeros pack into a tenth of one: they are not unpacked unless needed."""
+    with zipfile.ZipFile(written, "a", zipfile.ZIP_DEFLATED) as file, file.open("extra.npy", "w") as member:
+        np.lib.format.write_array(member, np.zeros(100 * 2**20, np.uint8))
+    assert written.stat().st_size < 2**18
+    tracemalloc.start()
+    assert len(fb.load_data(written)) == 6
+    assert tracemalloc.get_traced_memory()[1] < 20 * 2**20
+    monkeypatch.setattr(npz, "MOST_BYTES", 50 * 2**20)
+    tracemalloc.reset_peak()
+    with pytest.raises(fb.DataError, match="unpacked, the arrays take"):
         fb.load_data(written)
+    assert tracemalloc.get_traced_memory()[1] < 20 * 2**20
+    tracemalloc.stop()
+
+
+def test_lengths_are_checked_before_clips_are_padded_to_them(written):
+    frames, n = 100_000, 50_000
+    lengths = np.ones(n, np.int32)
+    lengths[0] = frames - n + 1
+    altered(written, clips=np.zeros((frames, 1, 17, 3), np.float32), lengths=lengths, valid=None)
+    with pytest.raises(fb.DataError, match="padded to 50001 frames do not fit into memory"):
+        fb.load_data(written)
+
+
+@pytest.mark.parametrize("value", [3.9, np.nan])
+@pytest.mark.parametrize("frames", [9, 20, None])
+def test_positions_that_are_not_valid_are_zero(written, value, frames):
+    with np.load(written) as file:
+        positions, valid = file["clips"].copy(), np.ones(file["clips"].shape[:2], bool)
+    valid[12:, 1] = False
+    positions[~valid] = value
+    clips = fb.load_data(altered(written, clips=positions, valid=valid), frames=frames)
+    assert not clips.valid.all()
+    assert (clips.xyz[~clips.valid] == 0).all()
+    assert (clips.xyz[clips.valid] != 0).any()
 
 
 def test_what_is_not_there_or_not_known(tmp_path):

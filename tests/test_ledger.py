@@ -13,10 +13,10 @@ import torch
 from safetensors.numpy import load_file
 
 import audits_for_tests
-from funnybone.auditing import audit
-from funnybone.auditing.ledger import CLIPS, LEDGER, SHARDS, Ledger
-from funnybone.auditing.run import RESULT
+from funnybone.auditing import audit, executors, files, run
+from funnybone.auditing.ledger import CLIPS, LEDGER, LOCK, REPORT, RESULT, SHARDS, Ledger, _readable
 from funnybone.errors import DataError
+from funnybone.report.folder import write_report
 
 
 def everything(folder):
@@ -150,10 +150,11 @@ def change_a_byte(path):
     path.write_bytes(content)
 
 
-def in_ledger(statement):
+def in_ledger(*statements):
     def damage(folder):
         with sqlite3.connect(folder / LEDGER) as connection:
-            connection.execute(statement)
+            for statement in statements:
+                connection.execute(statement)
         connection.close()
 
     return damage
@@ -163,32 +164,211 @@ def first_shard(folder):
     return min((folder / SHARDS).iterdir())
 
 
-@pytest.mark.parametrize(
-    ("damage", "what"),
-    [
-        (lambda folder: (folder / LEDGER).write_bytes(b"not a database " * 400), "ledger.sqlite: .*not a database"),
-        (lambda folder: cut(folder / LEDGER), "ledger.sqlite: .*damaged"),
-        (lambda folder: cut(folder / LEDGER, 0), "ledger.sqlite: empty, though the folder holds results"),
-        (lambda folder: (folder / LEDGER).unlink(), "holds parts of an audit, but no ledger.sqlite"),
-        (in_ledger("PRAGMA user_version = 99"), "ledger.sqlite: schema version is 99, .* writes 1"),
-        (in_ledger("DROP TABLE results"), "ledger.sqlite: .*no such table: results"),
-        (in_ledger("DELETE FROM results WHERE clip = 'clip3'"), "ledger.sqlite: 31 rows for slow-tight-0000"),
-        (in_ledger("DELETE FROM meta"), "ledger.sqlite: no entry 'identity' in table meta"),
-        (lambda folder: first_shard(folder).unlink(), "slow-tight-0000-.*safetensors: missing"),
-        (lambda folder: cut(first_shard(folder)), "slow-tight-0000-.*safetensors: cut or changed"),
-        (lambda folder: change_a_byte(first_shard(folder)), "slow-tight-0000-.*safetensors: cut or changed"),
-        (lambda folder: (folder / CLIPS).unlink(), "clips.safetensors: no such file"),
-        (lambda folder: cut(folder / CLIPS), "clips.safetensors: not a file of clips"),
-        (lambda folder: change_a_byte(folder / CLIPS), "clips.safetensors: not the clips of this audit"),
-    ],
-)
+# What a reader cannot tell from an audit that has not begun, or from another audit, a writer can.
+AT_WRITING = [
+    (lambda folder: cut(folder / LEDGER, 0), "ledger.sqlite: empty, though the folder holds results"),
+    (lambda folder: (folder / LEDGER).unlink(), "holds parts of an audit, but no ledger.sqlite"),
+    (lambda folder: change_a_byte(folder / CLIPS), "clips.safetensors: not the clips of this audit"),
+    (in_ledger("UPDATE meta SET value = '[]' WHERE name = 'identity'"), "ledger.sqlite: table meta, entry identity"),
+]
+AT_BOTH = [
+    (lambda folder: (folder / LEDGER).write_bytes(b"not a database " * 400), "ledger.sqlite: .*not a database"),
+    (lambda folder: cut(folder / LEDGER), "ledger.sqlite: .*damaged"),
+    (in_ledger("PRAGMA user_version = 99"), "ledger.sqlite: schema version is 99, .* writes 1"),
+    (in_ledger("DROP TABLE results"), "ledger.sqlite: .*no such table: results"),
+    (in_ledger("DELETE FROM results WHERE clip = 'clip3'"), "ledger.sqlite: 31 rows for slow-tight-0000"),
+    (in_ledger("DELETE FROM meta"), "ledger.sqlite: no entry '(identity|about)' in table meta"),
+    (lambda folder: first_shard(folder).unlink(), "slow-tight-0000-.*safetensors: missing"),
+    (lambda folder: cut(first_shard(folder)), "slow-tight-0000-.*safetensors: cut or changed"),
+    (lambda folder: change_a_byte(first_shard(folder)), "slow-tight-0000-.*safetensors: cut or changed"),
+    (lambda folder: (folder / CLIPS).unlink(), "clips.safetensors: no such file"),
+    (lambda folder: cut(folder / CLIPS), "clips.safetensors: not a file of clips"),
+    *(
+        (
+            in_ledger(f"UPDATE results SET {change} WHERE entry = 'tight' AND clip_index = 40"),
+            f"ledger.sqlite: .*{what}",
+        )
+        for change, what in (
+            ("clip_index = 99", "table results, row 41: clip_index is 99, the largest is 69"),
+            ("clip_index = -1", "table results, row 41: clip_index is -1"),
+            ("clip_index = 69", "clip 'clip40' with clip_index 69 and label 0; .* is 'clip69' with label 1"),
+            ("clip = 'other'", "clip 'other' with clip_index 40"),
+            ("label = 77", "table results, row 41: label is 77, the largest is 1"),
+            ("label = 1, attacked = 0, success = 0", "clip 'clip40' with clip_index 40 and label 1"),
+            ("prediction = 2", "row 41: prediction is 2"),
+            ("clean_prediction = 1", "row 41: attacked is 1, though clean_prediction is not the label"),
+            ("distances = '[]'", r"row 41: distances is '\[\]'"),
+            ("distances = 'x'", "row 41: distances is 'x'"),
+            ('distances = \'{"position_m": "far"}\'', "row 41: distances is"),
+            ("violation = 'abc'", "row 41: violation is 'abc', which no audit writes"),
+            ("violation = 9e999", "row 41: violation is inf"),
+            ("seconds = x'00'", "row 41: seconds is b"),
+            ("steps = 1.5", "row 41: steps is 1.5"),
+            ("success = 'yes'", "row 41: success is 'yes', neither 0 nor 1"),
+            ("attacked = 0, success = 1", "row 41: success is 1 where attacked is 0"),
+            ("victim = 'nobody'", "'tight' on 'nobody', which is no part of this audit"),
+            ("shard = '../../../w.safetensors'", "row 41: shard is '../../../w.safetensors', not the name of a file"),
+            ("shard = 'w.safetensors'", "shard_row 8 of w.safetensors, which holds 0 clips"),
+            ("shard_row = 32", "shard_row 32 of slow-tight-0001-.*, which holds 32 clips"),
+        )
+    ),
+    (in_ledger("DELETE FROM results"), "ledger.sqlite: 0 rows for slow-tight-0000"),
+    (
+        in_ledger("UPDATE shards SET shard = '../x' WHERE shard LIKE 'slow-tight-0002-%'"),
+        "table shards: shard is '../x', not the name of",
+    ),
+    (in_ledger("UPDATE shards SET clips = 'many'"), "table shards: clips is 'many'"),
+    (in_ledger("UPDATE clean SET prediction = 9 WHERE clip_index = 3"), "table clean, clip_index 3: prediction is 9"),
+    (in_ledger("UPDATE clean SET label = 'x' WHERE clip_index = 3"), "table clean, clip_index 3: label is 'x'"),
+    (in_ledger("UPDATE clean SET label = 1 - label"), "table clean: the labels of victim 'slow' are not those"),
+    (in_ledger("DELETE FROM clean WHERE clip_index = 3"), "table clean: not one row for each of the 70 clips"),
+    (in_ledger("UPDATE meta SET value = '{}' WHERE name = 'about'"), "entry about: field data: Field required"),
+    (in_ledger("UPDATE meta SET value = 'x' WHERE name = 'about'"), "ledger.sqlite: not a ledger that can be read"),
+    (
+        in_ledger("UPDATE meta SET value = json_set(value, '$.data.n', 71) WHERE name = 'about'"),
+        "entry about: field data: not the clips|clips.safetensors: not the clips",
+    ),
+]
+# Of an audit that is not finished, this is work to be done again.
+AT_READING = [
+    (in_ledger("DELETE FROM results", "DELETE FROM shards"), "0 rows of tight on slow, though the audit is finished"),
+    (in_ledger("DELETE FROM clean"), "table clean: no rows of victim 'slow', though the audit is finished"),
+    (
+        lambda folder: change_a_byte(folder / CLIPS),
+        "clips.safetensors: not the clips of this audit|not a file of clips",
+    ),
+    (lambda folder: (folder / LEDGER).unlink(), "no audit in there"),
+    (lambda folder: cut(folder / LEDGER, 0), "ledger.sqlite: schema version is 0"),
+    (lambda folder: (folder / RESULT).write_text("{}"), "audit.json: field seed: Field required; run the audit again"),
+    (lambda folder: (folder / RESULT).write_bytes(b"\xff"), "audit.json: field the whole: not UTF-8 text"),
+]
+
+
+def everything_there(folder):
+    return {path: path.read_bytes() for path in folder.glob("**/*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("damage", "what"), [*AT_WRITING, *AT_BOTH])
 def test_damage_is_named_and_nothing_is_overwritten(folder, damage, what):
     damage(folder)
-    before = {path: path.read_bytes() for path in folder.glob("**/*") if path.is_file()}
+    before = everything_there(folder)
     with pytest.raises(DataError, match=what) as error:
         again(folder)
     assert "\n" not in str(error.value)
     assert {path: path.read_bytes() for path in folder.glob("**/*") if path in before} == before
+
+
+@pytest.mark.parametrize(("damage", "what"), [*AT_READING, *AT_BOTH])
+def test_no_report_is_made_of_a_damaged_folder(folder, damage, what):
+    damage(folder)
+    before = everything_there(folder)
+    with pytest.raises(DataError, match=what) as error:
+        write_report(folder)
+    assert "\n" not in str(error.value)
+    assert str(folder) in str(error.value)
+    assert everything_there(folder) == before
+
+
+def test_reading_leaves_no_files_beside_the_ledger(folder):
+    before = set(everything_there(folder))
+    with Ledger.read(folder) as ledger:
+        assert len(ledger.rows("slow", "tight")) == 70
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            ledger._connection.execute("DELETE FROM clean")
+    write_report(folder)
+    assert set(everything_there(folder)) == before | {folder / REPORT}
+
+
+def test_a_victim_that_changes_unseen_is_refused(folder, monkeypatch):
+    before = everything(folder)
+
+    def predict(*arguments):
+        predicted, logits = run.predict_whole(*arguments)
+        return torch.cat([1 - predicted[:5], predicted[5:]]), logits
+
+    monkeypatch.setattr(run, "predict_whole", run.predict, raising=False)
+    monkeypatch.setattr(run, "predict", predict)
+    with pytest.raises(
+        DataError, match=r"'slow' has changed .* clip0 'right', then 'left' \(.* 5 of 70 .*another --out"
+    ):
+        again(folder)
+    assert everything(folder) == before
+
+
+def test_a_victim_that_answers_by_chance_keeps_its_first_answers(folder):
+    with Ledger.read(folder) as ledger:
+        said = ledger.clean("slow")
+        ledger.record_clean("slow", audits_for_tests.clips(), [0] * 70, stochastic=True)
+        assert ledger.clean("slow") == said
+
+
+@pytest.mark.parametrize("name", [RESULT, REPORT])
+def test_files_of_the_user_are_not_overwritten(tmp_path, name):
+    (tmp_path / name).write_text("my own")
+    with pytest.raises(DataError, match=rf"no ledger.sqlite \({name}\); move it away, or choose another --out"):
+        again(tmp_path)
+    assert {path.name for path in everything_there(tmp_path)} == {name, LOCK}
+    assert (tmp_path / name).read_text() == "my own"
+
+
+def test_a_full_disk_is_said_so_and_the_audit_goes_on_after(folder, tmp_path, monkeypatch):
+    begin = Ledger._begin
+
+    def small(self, *arguments):
+        begin(self, *arguments)
+        pages = self._select("PRAGMA page_count")[0][0]
+        self._connection.execute(f"PRAGMA max_page_count = {pages + 4}")
+
+    monkeypatch.setattr(Ledger, "_begin", small)
+    with pytest.raises(DataError, match=r"ledger.sqlite: cannot write \(.*full: disk full or no permission\?\)") as e:
+        again(tmp_path / "full")
+    assert "damaged" not in str(e.value)
+    monkeypatch.undo()
+    again(tmp_path / "full")
+    assert everything(tmp_path / "full") == everything(folder)
+
+
+@pytest.mark.parametrize("code", ["IOERR", "IOERR_WRITE", "FULL", "READONLY", "READONLY_DBMOVED", "CANTOPEN"])
+def test_what_the_disk_refuses_is_not_called_damage(tmp_path, code):
+    error = sqlite3.OperationalError("sqlite's own words")
+    error.sqlite_errorcode = getattr(sqlite3, f"SQLITE_{code}")
+    said = r"cannot write \(sqlite's own words: disk full or no permission\?\)"
+    with pytest.raises(DataError, match=said), _readable(tmp_path / LEDGER):
+        raise error
+
+
+def test_a_failing_rollback_does_not_hide_the_first_error(folder):
+    ledger = Ledger(folder, sqlite3.connect(folder / LEDGER, isolation_level=None))
+
+    def fails():
+        with ledger._transaction():
+            ledger._connection.execute("ROLLBACK")  # as sqlite does by itself when the disk is full
+            raise RuntimeError("the first")
+
+    with ledger, pytest.raises(RuntimeError, match="the first"):
+        fails()
+
+
+def test_a_file_that_cannot_be_written_is_said_so(tmp_path):
+    with pytest.raises(DataError, match=r"x: cannot write \(No space left on device\); make room"):
+        files.replace(tmp_path / "x", lambda unfinished: Path("/dev/full").write_text("something"))
+
+
+def test_without_posix_locks_an_audit_is_refused_and_a_report_is_not(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with pytest.raises(DataError, match="audits need a POSIX system"):
+        again(tmp_path / "never")
+    assert not (tmp_path / "never").exists()
+    assert write_report(folder).is_file()
+
+
+def test_cores_are_counted_where_the_system_does_not_say_which_it_gives(monkeypatch):
+    assert executors._cores() >= 1
+    monkeypatch.delattr("os.sched_getaffinity")
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    assert executors._cores() == 6
+    monkeypatch.setattr("os.cpu_count", lambda: None)
+    assert executors._cores() == 1
 
 
 def test_a_folder_that_cannot_be_made_is_said_so(tmp_path):

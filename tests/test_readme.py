@@ -1,4 +1,8 @@
-"""Everything that the documents tell a reader to type does what they say."""
+"""What the documents tell a reader to type runs without an error, and their Python writes data that can be read.
+
+Of ``make`` targets only that they exist is tested: they run with ``--dry-run``, since one of them runs this very test.
+Whether a transcript prints what the document shows is not compared.
+"""
 
 import os
 import re
@@ -63,7 +67,7 @@ def test_shell_block(block, place):
         pytest.skip("real recordings are not here: no folder ../shared")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for command in commands(block):
-        if command.startswith("make"):  # this test is itself run by one of them
+        if command.startswith("make"):  # see above
             done = subprocess.run([*command.split(), "--dry-run"], cwd=ROOT, capture_output=True, text=True)
         else:
             done = subprocess.run(

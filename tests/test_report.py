@@ -21,6 +21,7 @@ from funnybone.auditing.schema import (
     CleanResult,
     DataSummary,
     VictimResult,
+    WorstCase,
 )
 from funnybone.errors import DataError
 from funnybone.report.charts import displacement_curves
@@ -112,7 +113,7 @@ def attack(name: str = "smart", **changes) -> AttackResult:
         "robust_accuracy_ci95": (0.0056, 0.0707),
         "queries_median": None,
         "steps_median": 37.0,
-        "position_m": 0.0031,
+        "position": 0.0031,
         "acceleration": 0.96,
         "joint_angle_acceleration": 5.27,
         "bone_length_change": 0.004,
@@ -127,7 +128,7 @@ def attack(name: str = "smart", **changes) -> AttackResult:
 
 def nothing_fell(name: str) -> AttackResult:
     absent = dict.fromkeys(
-        ("steps_median", "position_m", "acceleration", "joint_angle_acceleration", "bone_length_change")
+        ("steps_median", "position", "acceleration", "joint_angle_acceleration", "bone_length_change")
     )
     return attack(
         name,
@@ -154,12 +155,27 @@ def audit(**changes) -> AuditResult:
             frames=60,
             persons=2,
             skeleton="KINECT20",
+            unit="metre",
             synthetic=False,
             sha256="ab" * 32,
         ),
         "victims": [
-            VictimResult(name="stgcn", defense=None, parameters=3_100_000, clean=clean, attacks=[attack()]),
-            VictimResult(name=HOSTILE, defense="beat", parameters=None, clean=clean, attacks=[nothing_fell("basar")]),
+            VictimResult(
+                name="stgcn",
+                defense=None,
+                parameters=3_100_000,
+                clean=clean,
+                attacks=[attack()],
+                worst_case=WorstCase(robust_accuracy=2 / 99, robust_accuracy_ci95=(0.0056, 0.0707), n=99),
+            ),
+            VictimResult(
+                name=HOSTILE,
+                defense="beat",
+                parameters=None,
+                clean=clean,
+                attacks=[nothing_fell("basar")],
+                worst_case=WorstCase(robust_accuracy=94 / 99, robust_accuracy_ci95=(0.8872, 0.9781), n=99),
+            ),
         ],
         "warnings": [AuditWarning(code="few-clips", message="99 clips give wide intervals")],
         "environment": {"torch": "2.13.0"},
@@ -209,6 +225,27 @@ def test_page_says_what_was_measured(page):
     for word in ("hdm05", "subject:mm,tr", "seed 17", "few-clips", "linf 0.02 & bones 0.01", "step_size", "3,100,000"):
         assert word in text
     assert "Synthetic" not in text
+
+
+def test_headline_is_the_worst_case_of_all_attacks_together():
+    worst = WorstCase(robust_accuracy=0.0123, robust_accuracy_ci95=(0.0012, 0.0567), n=99)
+    victim = audit().victims[0].model_copy(update={"worst_case": worst, "attacks": [attack(), attack("other")]})
+    text = Page(render(audit(victims=[victim]), [])).text
+    assert "Under all attacks 1.2 % [0.1, 5.7]" in text
+    assert "fooled by none of 2 attacks; smart (anything but, gradients), the strongest, alone leaves 2.0 %" in text
+    assert text.count("(all together)") == 1
+    untouched = victim.model_copy(update={"worst_case": None, "attacks": []})
+    assert "Not attacked." in Page(render(audit(victims=[untouched]), [])).text
+
+
+@pytest.mark.parametrize(("unit", "short"), [("metre", "mm"), ("pixel", "px")])
+def test_figures_and_curves_carry_the_unit_of_the_data(unit, short):
+    text = render(audit(data=audit().data.model_copy(update={"unit": unit})), [])
+    assert f"displacement, {short}</text>" in text
+    assert f"Displacement<span>{short}</span>" in text
+    assert displacement_curves(audit().victims, unit).panels[0].curves[0].described.endswith(f" {short}")
+    (last,) = {tick.label for tick in displacement_curves(audit().victims, unit).x_ticks[-1:]}
+    assert float(last) == (100 if unit == "metre" else 0.1)
 
 
 def test_what_does_not_exist_is_a_dash(page):

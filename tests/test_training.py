@@ -8,8 +8,9 @@ import torch
 from funnybone.clips import Clips
 from funnybone.errors import DataError
 from funnybone.models import Preprocess, Recipe, create, load_weights, models, save_weights
+from funnybone.models.weights import read_tensors, write_tensors
 from funnybone.skeletons import COCO17
-from funnybone.training import _varied, evaluate, train
+from funnybone.training import CheckpointRecord, _varied, evaluate, train
 
 RECIPE = Recipe(epochs=4, batch=6, max_lr=0.01)
 OPTIONS = {"width": 4}
@@ -107,9 +108,40 @@ def test_a_checkpoint_of_another_training_is_refused(clips, tmp_path):
             train("stgcn", clips, **other)
     with pytest.raises(DataError, match="another training: data differ"):
         train("stgcn", waves(seed=1), **arguments)
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-50])
-    with pytest.raises(DataError, match=r"a\.partial: not a safetensors file"):
+    with pytest.raises(DataError, match=r"remove .*a\.partial"):
+        train("stgcn", waves(seed=1), **arguments)
+    whole = checkpoint.read_bytes()
+    checkpoint.write_bytes(whole[:-50])
+    with pytest.raises(DataError, match=r"a\.partial: not a safetensors file.*remove"):
         train("stgcn", clips, **arguments)
+    checkpoint.write_bytes(whole)
+    found, tensors = read_tensors(checkpoint, CheckpointRecord)
+    for broken in (
+        {"other.x": torch.zeros(1)},
+        {"model.fcn.bias": torch.zeros(7)},
+        {"optimiser.x.step": torch.zeros(1)},
+    ):
+        write_tensors(checkpoint, {**tensors, **broken}, found)
+        with pytest.raises(DataError, match=r"a\.partial: a damaged checkpoint.*remove"):
+            train("stgcn", clips, **arguments)
+
+
+def test_a_training_that_diverges_says_so_and_leaves_no_checkpoint(clips, tmp_path):
+    recipe = Recipe(epochs=6, batch=6, max_lr=1e30)
+    with pytest.raises(DataError, match=r"the loss is .* lower the learning rate"):
+        train("stgcn", clips, recipe=recipe, options=OPTIONS, checkpoint=tmp_path / "a.partial")
+    assert not list(tmp_path.iterdir())
+
+
+def test_answers_that_are_not_numbers_have_no_accuracy(clips):
+    module = create("stgcn", skeleton=COCO17, num_classes=2, persons=1, **OPTIONS)
+    for value in (math.nan, math.inf):
+        with torch.no_grad():
+            module.fcn.bias[0] = value
+        with pytest.raises(
+            DataError, match=r"waves: the network answers NaN or infinity to 18 of 18 clips, first 0\.0"
+        ):
+            evaluate(module, clips)
 
 
 def test_a_weights_file_is_not_a_checkpoint(clips, whole, tmp_path):
@@ -192,7 +224,19 @@ def test_the_learning_rate_is_one_cycle():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"epochs": 0}, {"batch": 0}, {"warmup": 1.0}, {"scale": -0.1}, {"label_smoothing": 1.0}, {"max_lr": math.nan}],
+    [
+        {"epochs": 0},
+        {"batch": 0},
+        {"warmup": 1.0},
+        {"scale": -0.1},
+        {"label_smoothing": 1.0},
+        {"max_lr": math.nan},
+        {"max_lr": math.inf},
+        {"weight_decay": math.inf},
+        {"rotation": math.inf},
+        {"rotation": -math.inf},
+        {"dropout": math.nan},
+    ],
 )
 def test_a_recipe_that_cannot_be_cooked(settings):
     with pytest.raises(DataError, match=f"recipe: {next(iter(settings))} is"):

@@ -156,7 +156,21 @@ def test_no_metadata(file):
         (lambda record: record["accuracy"].update(value=1.5), ["field accuracy.value"]),
         (lambda record: record.update(model="stgcm"), ["no model is named 'stgcm'", "did you mean 'stgcn'"]),
         (lambda record: record["options"].update(depth=3), ["no option depth"]),
-        (lambda record: record["options"].update(width="wide"), []),
+        (lambda record: record["options"].update(width="wide"), ["width is 'wide'", "whole number"]),
+        (lambda record: record["options"].update(skeleton="abc"), ["options: skeleton"]),
+        (lambda record: record["options"].update(num_classes=3), ["options: num_classes"]),
+        (lambda record: record["options"].update(frames=60.5), ["frames is 60.5", "whole number"]),
+        (lambda record: record["options"].update(frames=True), ["frames is True", "whole number"]),
+        (lambda record: record["options"].update(persons="2"), ["persons is '2'", "whole number"]),
+        (lambda record: record["options"].update(dropout="x"), ["dropout is 'x'", "finite number"]),
+        (lambda record: record["options"].update(max_hop=10**9), ["max_hop is 1000000000", "0 to 25"]),
+        (lambda record: record["options"].update(width=2**40), []),
+        (lambda record: record["preprocess"].update(hips=[99, 100]), ["preprocess: hips", "joint 99", "0 to 24"]),
+        (lambda record: record["preprocess"].update(hips=[1, 2, 3]), ["preprocess: hips", "two joints"]),
+        (lambda record: record["preprocess"].update(hips=5), ["preprocess"]),
+        (lambda record: record["preprocess"].update(joint=99), ["preprocess: joint", "joint 99", "0 to 24"]),
+        (lambda record: record["preprocess"].update(joint=-1), ["preprocess: joint is -1"]),
+        (lambda record: record["preprocess"].update(joint=1.5), ["preprocess: joint is 1.5"]),
         (lambda record: record["skeleton"].update(centre=99), ["skeleton", "centre"]),
         (lambda record: record["preprocess"].update(centre="left"), ["preprocess", "left"]),
         (lambda record: record["preprocess"].update(shift=1), ["preprocess"]),
@@ -191,6 +205,20 @@ def test_a_place_that_cannot_be_written(tmp_path, module):
     (tmp_path / "taken").write_text("")
     with pytest.raises(DataError, match="cannot write"):
         save_weights(tmp_path / "taken" / "a.b.safetensors", module, RECORD)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_of_a_training_that_diverged_are_not_written(tmp_path, module, value):
+    with torch.no_grad():
+        module.fcn.bias[1] = value
+    with pytest.raises(DataError, match=r"a\.b\.safetensors: not written: tensor 'fcn\.bias'.*--lr"):
+        save_weights(tmp_path / "a.b.safetensors", module, RECORD)
+    with torch.no_grad():
+        module.fcn.bias[1] = 0
+    hardened = RECORD.model_copy(update={"defense": {"name": "beat"}})
+    with pytest.raises(DataError, match=r"not written: tensor 'defense\.members'"):
+        save_weights(tmp_path / "a.b.safetensors", module, hardened, {"members": torch.tensor([value])})
+    assert not list(tmp_path.iterdir())
 
 
 def test_packaged_weights():

@@ -1,10 +1,13 @@
 """Clips: a batch of recorded motions, and what must be known of them to attack them honestly."""
 
+import copy
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from jaxtyping import Float
@@ -12,6 +15,10 @@ from torch import Tensor
 
 from funnybone.errors import DataError
 from funnybone.skeletons import Skeleton
+
+Unit = Literal["metre", "pixel", "normalised"]
+_TENSORS = {"xyz": torch.float32, "valid": torch.bool, "labels": torch.int64, "fps": torch.float32}
+Value = TypeVar("Value", bound=Hashable)
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,17 +29,18 @@ class Clips:
     ----------
     xyz : Float[Tensor, "N M T V C"]
         Joint positions of N clips, M persons, T frames, V joints; C = 3 in metres (or C = 2 in ``unit``).
-        Zero where not valid, so that a victim can tell absent persons from present ones.
+        Zero where not valid, so that a victim can tell absent persons from present ones: files are read so, and
+        `resample` sees to it. Other floating-point types become float32, whole numbers are refused.
     valid : Bool[Tensor, "N M T"]
         False on padding frames and absent persons. Attacks never move what is not valid.
     labels : Int[Tensor, "N"]
-        The true class of each clip, an index into ``classes``.
+        The true class of each clip, an index into ``classes``; kept as int64.
     classes : tuple of str
-        Class names.
+        Class names, each once.
     skeleton : Skeleton
         The V joints.
     fps : Float[Tensor, "N"]
-        Frames per second of each clip; clips resampled to one length have different rates.
+        Frames per second of each clip, as float32; clips resampled to one length have different rates.
     ids : tuple of str
         A name for each clip, unique.
     groups : mapping of str to tuple of str
@@ -40,7 +48,7 @@ class Clips:
     name : str
         The data set's name, for tables.
     up : {"x", "y", "z"}
-        The vertical axis.
+        The vertical axis; not z where C = 2.
     unit : {"metre", "pixel", "normalised"}
         Unit of ``xyz``.
     synthetic : bool
@@ -49,7 +57,8 @@ class Clips:
     Raises
     ------
     DataError
-        For shapes that disagree, NaN or infinity, an empty clip, labels outside of the classes, repeated ids.
+        For shapes that disagree, NaN or infinity, an empty clip, labels outside of the classes, repeated ids or
+        class names, an unknown axis or unit.
 
     Examples
     --------
@@ -73,48 +82,43 @@ class Clips:
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     name: str = "clips"
     up: Literal["x", "y", "z"] = "y"
-    unit: Literal["metre", "pixel", "normalised"] = "metre"
+    unit: Unit = "metre"
     synthetic: bool = False
 
     def __post_init__(self) -> None:
-        if self.xyz.ndim != 5:
-            raise DataError(f"{self.name}: xyz has shape {tuple(self.xyz.shape)}", hint="it must be (N, M, T, V, C)")
-        n, m, t, v, _ = self.xyz.shape
-        integers = self.labels.ndim == 1 and not self.labels.is_floating_point() and self.labels.dtype != torch.bool
-        if not integers:
+        for key in _TENSORS:
+            if not isinstance(getattr(self, key), Tensor):
+                raise DataError(f"{self.name}: {key} is a {type(getattr(self, key)).__name__}", hint="give a tensor")
+        self._check_shape()
+        n, m, t = self.xyz.shape[:3]
+        whole = not self.labels.is_floating_point() and self.labels.dtype != torch.bool
+        if self.labels.ndim != 1 or not whole:
             raise DataError(f"{self.name}: labels are {self.labels.dtype} of shape {tuple(self.labels.shape)}")
-        if not self.xyz.is_floating_point():
-            raise DataError(f"{self.name}: xyz is {self.xyz.dtype}", hint="give float32 positions in metres")
-        if v != len(self.skeleton.joints):
-            raise DataError(
-                f"{self.name}: xyz has {v} joints, skeleton {self.skeleton.name} has {len(self.skeleton.joints)}",
-                hint="name the skeleton that the file was recorded with",
-            )
         if self.valid.shape != (n, m, t) or self.valid.dtype != torch.bool:
             raise DataError(
                 f"{self.name}: valid is {self.valid.dtype} of shape {tuple(self.valid.shape)}",
                 hint=f"it must be bool of shape {(n, m, t)}",
             )
+        if self.fps.ndim != 1:
+            raise DataError(f"{self.name}: fps has shape {tuple(self.fps.shape)}", hint=f"it must be {(n,)}")
         counts = {"labels": len(self.labels), "fps": len(self.fps), "ids": len(self.ids)}
         counts |= {f"group {key!r}": len(values) for key, values in self.groups.items()}
         for what, count in counts.items():
             if count != n:
                 raise DataError(f"{self.name}: {count} {what} for {n} clips", hint="give one for each clip")
-        if len(set(self.ids)) != n:
-            raise DataError(f"{self.name}: a clip id occurs twice", hint="ids must be unique")
-        if n == 0:
-            return
+        if (name := repeated(self.ids)) is not None:
+            raise DataError(f"{self.name}: clip id {name!r} occurs twice", hint="ids must be unique")
+        if (name := repeated(self.classes)) is not None:
+            raise DataError(f"{self.name}: class {name!r} occurs twice", hint="give one label to all of its clips")
+        if self.unit not in (units := get_args(Unit)):
+            raise DataError(f"{self.name}: unit is {self.unit!r}", hint=f"units are {', '.join(units)}")
+        # One number type for all clips: a victim's float32 weights refuse others. A frozen class needs the detour.
+        for key, dtype in _TENSORS.items():
+            object.__setattr__(self, key, getattr(self, key).to(dtype))
         empty = ~self.valid.flatten(1).any(1)
         if empty.any():
             raise DataError(f"{self.name}: clip {self._id(empty)} has no valid frame", hint="leave it out")
-        wrong = ~torch.isfinite(self.xyz)
-        if wrong.any():
-            i, person, frame, joint, _ = (int(index) for index in wrong.nonzero()[0])
-            raise DataError(
-                f"{self.name}: clip {self.ids[i]}, person {person}, frame {frame}, joint "
-                f"{self.skeleton.joints[joint]}: not a finite number",
-                hint="interpolate the gap or mark the frame as not valid with zeros",
-            )
+        self._check_finite()
         outside = (self.labels < 0) | (self.labels >= len(self.classes))
         if outside.any():
             raise DataError(
@@ -123,6 +127,40 @@ class Clips:
             )
         if not bool(((self.fps > 0) & torch.isfinite(self.fps)).all()):
             raise DataError(f"{self.name}: a frame rate is not a positive number", hint="give fps in Hz")
+
+    def _check_shape(self) -> None:
+        if self.xyz.ndim != 5:
+            raise DataError(f"{self.name}: xyz has shape {tuple(self.xyz.shape)}", hint="it must be (N, M, T, V, C)")
+        v, c = self.xyz.shape[3:]
+        if not self.xyz.is_floating_point():
+            raise DataError(f"{self.name}: xyz is {self.xyz.dtype}", hint="give float32 positions in metres")
+        if v != len(self.skeleton.joints):
+            raise DataError(
+                f"{self.name}: xyz has {v} joints, skeleton {self.skeleton.name} has {len(self.skeleton.joints)}",
+                hint="name the skeleton that the file was recorded with",
+            )
+        if c not in (2, 3):
+            raise DataError(
+                f"{self.name}: a joint has {c} coordinates", hint="give 2 or 3; confidences are no coordinates"
+            )
+        if self.up not in (axes := ("x", "y", "z")[:c]):
+            raise DataError(f"{self.name}: up is {self.up!r}", hint=f"the axes are {', '.join(axes)}")
+
+    def _check_finite(self) -> None:
+        finite = torch.isfinite(self.xyz)
+        if not bool(finite.all()):
+            i, person, frame, joint, _ = (int(index) for index in (~finite).nonzero()[0])
+            raise DataError(
+                f"{self.name}: clip {self.ids[i]}, person {person}, frame {frame}, joint "
+                f"{self.skeleton.joints[joint]}: not a finite number",
+                hint="interpolate the gap or mark the frame as not valid with zeros",
+            )
+
+    def _with(self, **fields: Any) -> "Clips":
+        """Return the clips with other fields, unchecked: attacks part and move in every step what was checked once."""
+        clips = copy.copy(self)
+        vars(clips).update(fields)  # a frozen class stops assignment only
+        return clips
 
     def _id(self, chosen: Tensor) -> str:
         return self.ids[int(chosen.nonzero()[0])]
@@ -140,15 +178,12 @@ class Clips:
 
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> "Clips":
         """Return the chosen clips: an index, a slice, a list, an index tensor or a mask."""
-        if isinstance(index, int):
-            index = [index]
-        rows = torch.arange(len(self))[index.cpu() if isinstance(index, Tensor) else index].tolist()
-        return dataclasses.replace(
-            self,
-            xyz=self.xyz[rows],
-            valid=self.valid[rows],
-            labels=self.labels[rows],
-            fps=self.fps[rows],
+        where = torch.arange(len(self))[index.cpu() if isinstance(index, Tensor) else index].reshape(-1)
+        rows, there = where.tolist(), where.to(self.xyz.device)
+        if (row := repeated(rows)) is not None:
+            raise DataError(f"{self.name}: clip {self.ids[row]} is chosen twice", hint="ids must be unique")
+        return self._with(
+            **{key: getattr(self, key)[there] for key in _TENSORS},
             ids=tuple(self.ids[row] for row in rows),
             groups={key: tuple(values[row] for row in rows) for key, values in self.groups.items()},
         )
@@ -160,12 +195,19 @@ class Clips:
 
     def to(self, device: torch.device | str) -> "Clips":
         """Return the clips on a device."""
-        moved = {key: getattr(self, key).to(device) for key in ("xyz", "valid", "labels", "fps")}
-        return dataclasses.replace(self, **moved)
+        return self._with(**{key: getattr(self, key).to(device) for key in _TENSORS})
 
     def with_xyz(self, xyz: Float[Tensor, "N M T V C"]) -> "Clips":
-        """Return the same clips with other positions."""
-        return dataclasses.replace(self, xyz=xyz)
+        """Return the same clips with other positions, which are checked as in new clips."""
+        clips = self._with(xyz=xyz.to(_TENSORS["xyz"]) if xyz.is_floating_point() else xyz)
+        clips._check_shape()
+        if xyz.shape[:3] != self.valid.shape:
+            raise DataError(
+                f"{self.name}: xyz has shape {tuple(xyz.shape)}",
+                hint=f"clips, persons and frames are {tuple(self.valid.shape)}",
+            )
+        clips._check_finite()
+        return clips
 
     def select(self, split: str) -> "Clips":
         """Return the part that a split names.
@@ -174,7 +216,8 @@ class Clips:
         ----------
         split : str
             ``"subject:mm,tr"``: the clips of these subjects. ``"!subject:mm,tr"``: all others.
-            The key is one of ``groups`` or ``class``.
+            The key is one of ``groups`` or ``class``. A value may hold commas itself: of the values there are, the
+            longest that fits is taken.
 
         Raises
         ------
@@ -189,7 +232,7 @@ class Clips:
                 f"{self.name}: cannot split by {split!r}",
                 hint=f"write KEY:VALUE,VALUE with KEY one of {', '.join(sorted(known))}",
             )
-        values = {value.strip() for value in wanted.split(",")}
+        values = set(_listed(wanted, known[key]))
         unknown = values - set(known[key])
         if unknown:
             raise DataError(
@@ -205,8 +248,8 @@ class Clips:
         """Return clips of one length, each keeping its duration and getting its own frame rate.
 
         Linear interpolation between the first and the last valid frame of each clip (over its persons); a frame is
-        valid where both of the frames it lies between are. Between frames a rotating bone is shorter than it was
-        recorded, by the chord of its arc.
+        valid where both of the frames it lies between are, and zero where it is not. Between frames a rotating bone is
+        shorter than it was recorded, by the chord of its arc.
 
         Parameters
         ----------
@@ -221,7 +264,8 @@ class Clips:
         first = torch.where(some, time, t).amin(1)
         last = torch.where(some, time, -1).amax(1)
         if t == frames and bool((last - first == t - 1).all()):
-            return self
+            stray = (self.xyz != 0) & ~self.valid[..., None, None]
+            return self.with_xyz(torch.where(stray, 0, self.xyz)) if bool(stray.any()) else self
         span = (last - first).to(self.xyz.dtype)
         place = first[:, None] + span[:, None] * torch.linspace(0, 1, frames, device=some.device)
         low = place.floor().long().clamp(max=t - 1)
@@ -244,3 +288,20 @@ class Clips:
         arrays = [part.detach().cpu().contiguous().numpy() for part in parts]
         rows = zip(*arrays, strict=True)
         return tuple(hashlib.sha256(b"".join(part.tobytes() for part in row)).hexdigest()[:32] for row in rows)
+
+
+def repeated(values: Iterable[Value]) -> Value | None:
+    """Return the first value that occurs more than once, or None.
+
+    Examples
+    --------
+    >>> repeated(["walk", "jog", "walk"])
+    'walk'
+    """
+    return next((value for value, count in Counter(values).items() if count > 1), None)
+
+
+def _listed(wanted: str, known: Iterable[str]) -> list[str]:
+    """Take a comma-separated list apart. Known values, the longest first, may hold commas; others end at the next."""
+    fits = "|".join(re.escape(value) for value in sorted(set(known), key=len, reverse=True))
+    return re.findall(rf",\s*({fits}|[^,]*?)\s*(?=,|\Z)", f",{wanted}")

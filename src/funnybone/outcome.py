@@ -1,6 +1,8 @@
 """Outcome: what an attack did to each clip, re-measured on what is stored."""
 
 import json
+import os
+import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,6 +97,8 @@ class Outcome:
         return float(chosen.mean()) if len(chosen) else None
 
     def __str__(self) -> str:
+        from funnybone.auditing.units import UNITS  # that package imports this module
+
         attacked, succeeded = int(self.attacked.sum()), int(self.success.sum())
         parts = [f"n={len(self)}", f"attacked {attacked}"]
         interval = wilson(succeeded, attacked)
@@ -104,7 +108,8 @@ class Outcome:
         parts.append(f"success {100 * succeeded / attacked:.1f} % [{100 * low:.1f}, {100 * high:.1f}]")
         position, bones = (self.mean(self.distances[key]) for key in ("position_m", "bone_length_change"))
         if position is not None:
-            parts.append(f"position {1000 * position:.1f} mm")
+            unit = UNITS[self.adversarial.unit]
+            parts.append(f"position {unit.scale * position:.1f} {unit.distance}")
         if bones is not None:
             parts.append(f"bones {100 * bones:.2f} %")
         steps = self.median(self.steps)
@@ -113,12 +118,12 @@ class Outcome:
         return "  ".join(parts)
 
     def save(self, path: str | Path) -> None:
-        """Write ``path`` (.safetensors: every tensor) and a .json beside it (names and provenance).
+        """Write ``path`` (.safetensors: every tensor) and a .json beside it (names and provenance): both, or neither.
 
         Raises
         ------
         DataError
-            When either file exists; nothing is overwritten.
+            When either file exists, since nothing is overwritten, or cannot be written.
         """
         tensors_path, json_path = paths(path)
         for existing in (tensors_path, json_path):
@@ -129,10 +134,18 @@ class Outcome:
         tensors |= {f"clips.{key}": value for key, value in clip_tensors.items()}
         tensors |= {f"distances.{key}": value for key, value in self.distances.items()}
         record = {"format": FORMAT, "provenance": self.provenance, "clips": clip_record}
-        tensors_path.parent.mkdir(parents=True, exist_ok=True)
         # As bytes: save_file makes files that nobody else can read.
-        tensors_path.write_bytes(save({key: own_memory(value) for key, value in tensors.items()}))
-        json_path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        content = {
+            tensors_path: save({key: own_memory(value) for key, value in tensors.items()}),
+            json_path: (json.dumps(record, indent=2) + "\n").encode(),
+        }
+        try:
+            tensors_path.parent.mkdir(parents=True, exist_ok=True)
+            _write_together(content)
+        except OSError as error:
+            raise DataError(
+                f"{error.filename or path}: cannot write: {error.strerror}", hint="choose another place"
+            ) from None
 
     @classmethod
     def load(cls, path: str | Path) -> "Outcome":
@@ -169,4 +182,23 @@ def paths(path: str | Path) -> tuple[Path, Path]:
     """Return the two files that an outcome saved under this name is made of."""
     base = Path(path).expanduser()
     base = base.with_suffix("") if base.suffix in (".safetensors", ".json") else base
+    if base.name in ("", ".."):
+        raise DataError(f"{path}: names a folder, not an outcome", hint="give a file name without .safetensors")
     return base.with_name(f"{base.name}.safetensors"), base.with_name(f"{base.name}.json")
+
+
+def _write_together(content: dict[Path, bytes]) -> None:
+    """Write files that did not exist, in this order; when one cannot be written, none is left."""
+    suffix = f".{secrets.token_hex(4)}.partial"
+    written = {path: path.with_name(f".{path.name}{suffix}") for path in content}
+    placed: list[Path] = []
+    try:
+        for path, partial in written.items():
+            partial.write_bytes(content[path])
+        for path, partial in written.items():
+            os.replace(partial, path)
+            placed.append(path)
+    except BaseException:
+        for leftover in (*written.values(), *placed):
+            leftover.unlink(missing_ok=True)
+        raise

@@ -78,7 +78,7 @@ def train(
     recipe : Recipe, optional
         How; by default the model's own ``recipe``.
     preprocess : Preprocess, optional
-        What the victim does to positions first; by default it is centred on the root's first position.
+        What the victim does to positions first; by default the mean of each clip is moved to the origin.
     options : mapping, optional
         The model's own options.
     seed : int
@@ -96,7 +96,7 @@ def train(
     Raises
     ------
     DataError
-        For a checkpoint of another model, recipe, seed or data.
+        For a checkpoint of another model, recipe, seed or data, and when the loss is no longer finite.
 
     Examples
     --------
@@ -126,6 +126,13 @@ def train(
                 for group in optimiser.param_groups:
                     group["lr"] = recipe.learning_rate((step + 0.5) / steps)
                 loss = _step(module, optimiser, clips[rows], recipe, preprocess, generator)
+                if not math.isfinite(loss):
+                    if checkpoint:  # it would lead here again, and stand in the way of another recipe
+                        checkpoint.unlink(missing_ok=True)
+                    raise DataError(
+                        f"training {model}: the loss is {loss} in epoch {epoch + 1}, step {step + 1} of {steps}",
+                        hint=f"it diverged; lower the learning rate (--lr), now {recipe.max_lr:g}",
+                    )
                 total += loss * len(rows)
                 if progress:
                     progress(Progress(epoch, epochs, step + 1, steps, loss))
@@ -145,6 +152,11 @@ def evaluate(
 ) -> AccuracyRecord:
     """Accuracy of a network on clips, in float32, where the network lies.
 
+    Raises
+    ------
+    DataError
+        When a logit is not finite: the largest of such answers says nothing.
+
     Examples
     --------
     >>> from funnybone.models import create
@@ -160,10 +172,17 @@ def evaluate(
     try:
         with torch.no_grad():
             parts = (part.to(device, torch.float32) for part in clips.xyz.split(batch))
-            guesses = [module(preprocess(part) if preprocess else part).argmax(1).cpu() for part in parts]
+            logits = torch.cat([module(preprocess(part) if preprocess else part).cpu() for part in parts])
     finally:
         module.train(training)
-    right = int((torch.cat(guesses) == clips.labels.cpu()).sum())
+    wrong = ~torch.isfinite(logits).all(1)
+    if wrong.any():
+        raise DataError(
+            f"{clips.name}: the network answers NaN or infinity to {int(wrong.sum())} of {len(clips)} clips, "
+            f"first {clips.ids[int(wrong.nonzero()[0])]}",
+            hint="the training diverged; lower the learning rate (--lr)",
+        )
+    right = int((logits.argmax(1) == clips.labels.cpu()).sum())
     interval = wilson(right, len(clips)) or (0.0, 1.0)
     return AccuracyRecord(value=right / len(clips), ci95=interval, n=len(clips), split=split)
 
@@ -270,21 +289,23 @@ def _save(
 
 def _resume(path: Path, record: WeightsRecord, module: nn.Module, optimiser: torch.optim.Optimizer) -> list[float]:
     """Load a checkpoint of this very run into the network and the optimiser; return the losses so far."""
-    found, tensors = read_tensors(path, CheckpointRecord)
+    mend = f"remove {path} to train from the start, or choose another --out"
+    found, tensors = read_tensors(path, CheckpointRecord, mend)
     wanted = _run(record)
     other = [name for name in wanted if found.run.get(name) != wanted[name]]
     if other:
-        raise DataError(
-            f"{path}: a checkpoint of another training: {', '.join(other)} differ", hint="name another checkpoint file"
-        )
+        raise DataError(f"{path}: a checkpoint of another training: {', '.join(other)} differ", hint=mend)
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimiser": {}}
-    for key, value in tensors.items():
-        part, _, rest = key.partition(".")
-        parts[part][rest] = value
     state: dict[int, dict[str, Tensor]] = defaultdict(dict)
-    for key, value in parts["optimiser"].items():
-        index, _, name = key.partition(".")
-        state[int(index)][name] = value
-    module.load_state_dict(parts["model"])
-    optimiser.load_state_dict({"state": dict(state), "param_groups": optimiser.state_dict()["param_groups"]})
+    try:
+        for key, value in tensors.items():
+            part, _, rest = key.partition(".")
+            parts[part][rest] = value
+        for key, value in parts["optimiser"].items():
+            index, _, name = key.partition(".")
+            state[int(index)][name] = value
+        module.load_state_dict(parts["model"])
+        optimiser.load_state_dict({"state": dict(state), "param_groups": optimiser.state_dict()["param_groups"]})
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise DataError(f"{path}: a damaged checkpoint: {str(error).splitlines()[0]}", hint=mend) from None
     return list(found.losses)

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from funnybone.attacks.base import TOLERANCE
-from funnybone.auditing.ledger import Row
-from funnybone.auditing.schema import AuditWarning, DataSummary, VictimResult
+from funnybone.auditing.rows import Row
+from funnybone.auditing.schema import AuditWarning, DataSummary, Observed, VictimResult
 from funnybone.clips import Clips
 from funnybone.metrics.intervals import wilson
 from funnybone.victims.base import Victim
@@ -40,8 +39,8 @@ class Code(StrEnum):
 
 
 @torch.no_grad()
-def observe(victim: Victim, clips: Clips, logits: Tensor | None) -> dict[str, Any]:
-    """Return what can be seen of a victim before any attack, as plain values.
+def observe(victim: Victim, clips: Clips, logits: Tensor | None) -> Observed:
+    """Return what can be seen of a victim before any attack.
 
     Parameters
     ----------
@@ -56,18 +55,18 @@ def observe(victim: Victim, clips: Clips, logits: Tensor | None) -> dict[str, An
     ask = victim.labels if victim.access == "labels" else victim.logits
     first, second = ask(xyz).double(), ask(xyz).double()
     sums_to_one = logits is not None and bool((logits >= 0).all() and ((logits.double().sum(1) - 1).abs() < 1e-4).all())
-    return {
-        "probabilities": sums_to_one,
-        "repeat_difference": float((first - second).abs().max()),
-        "stochastic": victim.stochastic,
-        "exact_gradients": victim.exact_gradients,
-    }
+    return Observed(
+        probabilities=sums_to_one,
+        repeat_difference=float((first - second).abs().max()),
+        stochastic=victim.stochastic,
+        exact_gradients=victim.exact_gradients,
+    )
 
 
 def warnings(
     data: DataSummary,
     victims: Sequence[VictimResult],
-    observed: Mapping[str, Mapping[str, Any]],
+    observed: Mapping[str, Observed],
     skipped: Sequence[tuple[str, str, str]],
     rows: Mapping[tuple[str, str], Sequence[Row]],
 ) -> list[AuditWarning]:
@@ -79,7 +78,7 @@ def warnings(
         The clips.
     victims : sequence of VictimResult
         The figures.
-    observed : mapping of str to mapping
+    observed : mapping of str to Observed
         What `observe` saw of each victim.
     skipped : sequence of (str, str, str)
         Victim, entry and reason of what was not tried.
@@ -108,27 +107,27 @@ def _of_data(data: DataSummary) -> Found:
         yield Code.SMALL_SAMPLE, f"{data.n} clips: a rate near 50 % is known to ±{half:.1f} points and no better"
 
 
-def _of_victim(victim: VictimResult, observed: Mapping[str, Any]) -> Found:
+def _of_victim(victim: VictimResult, observed: Observed) -> Found:
     clean, name = victim.clean, victim.name
     if clean.accuracy < LOW_ACCURACY:
         yield (
             Code.LOW_CLEAN_ACCURACY,
             f"{name}: {100 * clean.accuracy:.1f} % of the clean clips are right; success rates count over those alone",
         )
-    if observed["probabilities"]:
+    if observed.probabilities:
         yield (
             Code.PROBABILITIES_NOT_LOGITS,
             f"{name}: the scores of every clip sum to 1; gradients of a softmax vanish where it is sure",
         )
-    if observed["stochastic"]:
+    if observed.stochastic:
         yield Code.STOCHASTIC_VICTIM, f"{name}: answers differ from call to call; success is judged by one answer"
-    elif observed["repeat_difference"] > REPEAT:
+    elif observed.repeat_difference > REPEAT:
         yield (
             Code.NONDETERMINISTIC,
-            f"{name}: two answers to one question differ by {observed['repeat_difference']:.2g}, and the victim does "
+            f"{name}: two answers to one question differ by {observed.repeat_difference:.2g}, and the victim does "
             "not say that it is stochastic",
         )
-    if not observed["exact_gradients"]:
+    if not observed.exact_gradients:
         yield Code.INEXACT_GRADIENTS, f"{name}: gradients are not those of the deployed function; attacks may miss"
 
 

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from funnybone.auditing.files import digest_of
-from funnybone.auditing.ledger import Row
 from funnybone.auditing.plan import Chunk
+from funnybone.auditing.rows import Row
 from funnybone.clips import Clips
 from funnybone.errors import DataError
 from funnybone.outcome import Outcome
@@ -124,7 +124,7 @@ def processes(
             f"a victim cannot be sent to another process ({error})",
             hint="use executor 'inline', or make it of functions that can be imported",
         ) from None
-    count = min(workers or len(os.sched_getaffinity(0)), len(chunks))
+    count = min(workers or _cores(), len(chunks))
     with tempfile.TemporaryDirectory(prefix="funnybone-") as folder:
         # By file, because what a process is started with goes through a pipe, and when the process dies before it has
         # read more than a pipe holds, its parent waits for ever.
@@ -145,6 +145,13 @@ def processes(
             ) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _cores() -> int:
+    """Cores that this process may use; where the system does not say (macOS, Windows), all of them."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 _here: dict[str, Any] = {}  # of a worker: what `_receive` was given

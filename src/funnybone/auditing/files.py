@@ -7,17 +7,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from funnybone.errors import DataError
+
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file beside ``path``, force it to the disk, and move it into place.
 
     The name of the unfinished file is fixed, so that what a killed process left is overwritten by the next one.
+
+    Raises
+    ------
+    DataError
+        When it cannot be written.
     """
     unfinished = path.with_name(f"{path.name}.partial")
-    write(unfinished)
-    _sync(unfinished)
-    os.replace(unfinished, path)
-    _sync(path.parent)  # the name, too, is on the disk only when its folder is
+    try:
+        write(unfinished)
+        _sync(unfinished)
+        os.replace(unfinished, path)
+        _sync(path.parent)  # the name, too, is on the disk only when its folder is
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot write ({error.strerror or error})", hint="make room there, or choose another place"
+        ) from None
 
 
 def _sync(path: Path) -> None:

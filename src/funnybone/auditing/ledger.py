@@ -5,80 +5,46 @@ safetensors file for each chunk of clips). A chunk's file is in place before its
 transaction: whatever the moment of a kill, a chunk is wholly there or wholly to be done again.
 """
 
-import fcntl
 import json
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, get_type_hints
+from typing import IO, Any
 
 import numpy as np
 from jaxtyping import Float
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor
 
 from funnybone.auditing import files
+from funnybone.auditing.plan import data_digest
+from funnybone.auditing.rows import COLUMNS, TABLE, FieldError, Row, from_sql, plain_name, to_sql
+from funnybone.auditing.schema import About, first_fault
 from funnybone.clips import Clips
 from funnybone.clips_io import load_clips, save_clips
 from funnybone.errors import DataError
 
 SCHEMA_VERSION = 1
 LEDGER, CLIPS, LOCK, SHARDS = "ledger.sqlite", "clips.safetensors", "audit.lock", "adversarial"
+RESULT, REPORT = "audit.json", "report.html"  # what is made of the ledger, beside it
 _AGAIN = "take it from a copy of the folder, or audit again with another --out"
-
-
-@dataclass(frozen=True)
-class Row:
-    """What one attack on one victim did to one clip; the fields are the columns of the table ``results``.
-
-    ``key`` is a hash of everything that decides the others but ``seconds``, the clip's share of its chunk's time.
-    ``distances`` is JSON in the table; a figure that does not exist is null. The adversarial clip is row
-    ``shard_row`` of ``adversarial/<shard>``.
-    """
-
-    key: str
-    victim: str
-    entry: str
-    goal: str
-    seed: int
-    chunk: int
-    clip: str
-    clip_index: int
-    label: int
-    clean_prediction: int
-    prediction: int
-    reference: int
-    attacked: bool
-    success: bool
-    steps: int
-    queries: int
-    gradients: int
-    violation: float
-    zero_gradient: bool
-    distances: dict[str, float | None]
-    seconds: float
-    shard: str
-    shard_row: int
-
-
-_KINDS = get_type_hints(Row)
-_COLUMNS = tuple(_KINDS)
-_SQL_TYPES = {str: "TEXT", int: "INTEGER", bool: "INTEGER", float: "REAL"}
 _TABLES = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     "CREATE TABLE clean (victim TEXT NOT NULL, clip TEXT NOT NULL, clip_index INTEGER NOT NULL, label INTEGER NOT NULL,"
     " prediction INTEGER NOT NULL, PRIMARY KEY (victim, clip_index))",
     "CREATE TABLE shards (chunk_key TEXT PRIMARY KEY, shard TEXT NOT NULL UNIQUE, clips INTEGER NOT NULL,"
     " sha256 TEXT NOT NULL)",
-    "CREATE TABLE results ("
-    + ", ".join(f"{name} {_SQL_TYPES.get(kind, 'TEXT')} NOT NULL" for name, kind in _KINDS.items())
-    + ", PRIMARY KEY (key))",
+    TABLE,
     "CREATE UNIQUE INDEX one_row ON results (victim, entry, goal, clip, seed)",
 )
+# Primary result codes of sqlite (https://sqlite.org/rescode.html); an extended one has more bits above these.
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_NO_ROOM = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
 
 
 class Ledger:
@@ -96,7 +62,7 @@ class Ledger:
         self.folder, self._connection, self._lock = folder, connection, lock
 
     @classmethod
-    def write(cls, folder: Path, identity: Mapping[str, Any], about: Mapping[str, Any], clips: Clips) -> "Ledger":
+    def write(cls, folder: Path, identity: Mapping[str, Any], about: About, clips: Clips) -> "Ledger":
         """Begin an audit, or go on with the same one, holding the folder's lock until `close`.
 
         Parameters
@@ -105,8 +71,8 @@ class Ledger:
             Made where it does not exist.
         identity : mapping
             Plain values that decide the rows; another audit's folder is refused.
-        about : mapping
-            Plain values that the summary needs besides the rows; those of the first run are kept.
+        about : About
+            What the summary needs besides the rows; that of the first run is kept.
         clips : Clips
             The clean clips.
 
@@ -127,7 +93,7 @@ class Ledger:
         try:
             with _readable(path):
                 ledger._begin(identity, about)
-                ledger._verify()
+                ledger._verify(clips)
             if not (folder / CLIPS).exists() and not ledger.done():
                 files.replace(folder / CLIPS, lambda unfinished: save_clips(clips, unfinished))
             if ledger.clips().fingerprints() != clips.fingerprints():
@@ -145,7 +111,8 @@ class Ledger:
         Raises
         ------
         DataError
-            When there is no ledger, or it is damaged.
+            When there is no ledger, or it is damaged. Of a finished audit, one with an ``audit.json``, everything is
+            verified: every row, every shard, and that none is missing.
         """
         path = folder / LEDGER
         if not path.is_file():
@@ -155,6 +122,8 @@ class Ledger:
             with _readable(path):
                 ledger._check_version()
                 ledger.about()
+                if (folder / RESULT).is_file():
+                    ledger._verify_finished()
         except BaseException:
             ledger.close()
             raise
@@ -174,15 +143,19 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        self._connection.execute("COMMIT")
+        with _readable(self.folder / LEDGER):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                # Where sqlite has rolled back itself there is nothing to do; a failure here must not hide the first.
+                with suppress(sqlite3.Error):
+                    if self._connection.in_transaction:
+                        self._connection.execute("ROLLBACK")
+                raise
 
-    def _begin(self, identity: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    def _begin(self, identity: Mapping[str, Any], about: About) -> None:
         fresh = not self._select("SELECT name FROM sqlite_master")
         if fresh:
             # Empty, as a kill between the first two writes leaves it; but also as a truncation does.
@@ -197,8 +170,10 @@ class Ledger:
                     self._connection.execute(table)
                 self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
                 self._remember("identity", identity)
-                self._remember("about", about)
+                self._remember("about", about.model_dump())
         there, here = self._recall("identity"), json.loads(json.dumps(identity))
+        if not isinstance(there, dict):
+            raise self._damaged("table meta, entry identity: not a JSON object")
         odd = [key for key in {**there, **here} if there.get(key) != here.get(key)]
         if odd:
             short = [f"{key} {there[key]} there, {here[key]} here" for key in odd if _is_short(there, here, key)]
@@ -214,23 +189,84 @@ class Ledger:
                 hint="choose another --out, or use the version of funnybone that wrote it",
             )
 
-    def _verify(self) -> None:
-        """Raise `DataError` unless every page of the file, every row and every shard is as it was written."""
+    def _verify(self, clips: Clips) -> Counter[tuple[str, str]]:
+        """Raise `DataError` unless every page of the file, every row and every shard is as it was written.
+
+        ``clips`` are those of the audit: rows have to speak of them. Returns the number of rows by victim and entry.
+        """
         fault = self._select("PRAGMA quick_check(1)")[0][0]
         if fault != "ok":
-            raise DataError(f"{self.folder / LEDGER}: {fault}", hint=f"it is damaged; {_AGAIN}")
-        counts = dict(self._select("SELECT shard, count(*) FROM results GROUP BY shard"))
-        for shard, clips, sha256 in self._select("SELECT shard, clips, sha256 FROM shards"):
-            path = self.folder / SHARDS / shard
+            raise self._damaged(fault)
+        about = self.about()
+        data = about.data
+        if (data.n, data.classes, data.sha256) != (len(clips), list(clips.classes), data_digest(clips)):
+            raise self._damaged("table meta, entry about: field data: not the clips of this audit")
+        planned = {(victim.name, entry.name) for victim in about.victims for entry in about.entries}
+        recorded = self._shards()
+        labels = clips.labels.tolist()
+        counts: Counter[str] = Counter()
+        found: Counter[tuple[str, str]] = Counter()
+        for row in self._rows():
+            if (row.victim, row.entry) not in planned:
+                raise self._damaged(f"table results: {row.entry!r} on {row.victim!r}, which is no part of this audit")
+            if (clips.ids[row.clip_index], labels[row.clip_index]) != (row.clip, row.label):
+                raise self._damaged(
+                    f"table results: clip {row.clip!r} with clip_index {row.clip_index} and label {row.label}; the "
+                    f"audit's clip of that index is {clips.ids[row.clip_index]!r} with label {labels[row.clip_index]}"
+                )
+            held = recorded.get(row.shard, 0)
+            if row.shard_row >= held:
+                raise self._damaged(
+                    f"table results: shard_row {row.shard_row} of {row.shard}, which holds {held} clips"
+                )
+            counts[row.shard] += 1
+            found[row.victim, row.entry] += 1
+        for shard, held in recorded.items():
+            if counts[shard] != held:
+                raise self._damaged(f"{counts[shard]} rows for {shard}, which holds {held} clips")
+        for victim in about.victims:
+            said = self.clean(victim.name)
+            if said and [label for label, _ in said] != labels:
+                raise self._damaged(f"table clean: the labels of victim {victim.name!r} are not those of the clips")
+        return found
+
+    def _shards(self) -> dict[str, int]:
+        """Shards and how many clips each holds, when all of them are as they were written."""
+        recorded = {}
+        for shard, held, sha256 in self._select("SELECT shard, clips, sha256 FROM shards"):
+            try:
+                path = self.folder / SHARDS / plain_name("shard", shard)
+            except FieldError as error:
+                raise self._damaged(f"table shards: {error}") from None
+            if not isinstance(held, int) or held < 1:
+                raise self._damaged(f"table shards: clips is {held!r} for {shard}")
             if not path.is_file():
                 raise DataError(f"{path}: missing, though the ledger has its results", hint=_AGAIN)
             if files.digest(path) != sha256:
                 raise DataError(f"{path}: cut or changed since it was written", hint=_AGAIN)
-            if counts.get(shard) != clips:
-                raise DataError(
-                    f"{self.folder / LEDGER}: {counts.get(shard, 0)} rows for {shard}, which holds {clips} clips",
-                    hint=f"it is damaged; {_AGAIN}",
-                )
+            recorded[shard] = held
+        return recorded
+
+    def _verify_finished(self) -> None:
+        """`_verify`, and that no row of a finished audit is missing."""
+        about, clips = self.about(), self.clips()
+        if data_digest(clips) != about.data.sha256 or len(clips) != about.data.n:
+            raise DataError(f"{self.folder / CLIPS}: not the clips of this audit", hint=f"it is damaged; {_AGAIN}")
+        found = self._verify(clips)
+        skipped = {(victim, entry) for victim, entry, _ in about.skipped}
+        for victim in about.victims:
+            if not self.clean(victim.name):
+                raise self._damaged(f"table clean: no rows of victim {victim.name!r}, though the audit is finished")
+            for entry in about.entries:
+                place = victim.name, entry.name
+                if place not in skipped and found[place] != about.data.n:
+                    raise self._damaged(
+                        f"table results: {found[place]} rows of {entry.name} on {victim.name}, though the audit is "
+                        f"finished and has {about.data.n} clips"
+                    )
+
+    def _damaged(self, what: str) -> DataError:
+        return DataError(f"{self.folder / LEDGER}: {what}", hint=f"it is damaged; {_AGAIN}")
 
     def _select(self, query: str, *values: Any) -> list[Any]:
         return self._connection.execute(query, values).fetchall()
@@ -241,25 +277,49 @@ class Ledger:
     def _recall(self, name: str) -> Any:
         found = self._select("SELECT value FROM meta WHERE name = ?", name)
         if not found:
-            raise DataError(f"{self.folder / LEDGER}: no entry {name!r} in table meta", hint=f"it is damaged; {_AGAIN}")
+            raise self._damaged(f"no entry {name!r} in table meta")
         return json.loads(found[0][0])
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> About:
         """What the summary needs besides the rows."""
         with _readable(self.folder / LEDGER):
-            return self._recall("about")
+            try:
+                return About.model_validate(self._recall("about"))
+            except ValidationError as error:
+                raise self._damaged(f"table meta, entry about: {first_fault(error)}") from None
 
     def done(self) -> set[str]:
         """Keys of the chunks that are recorded."""
         with _readable(self.folder / LEDGER):
             return {key for (key,) in self._select("SELECT chunk_key FROM shards")}
 
-    def record_clean(self, victim: str, clips: Clips, predictions: Sequence[int]) -> None:
-        """Record what a victim said of the clean clips, unless that was done before."""
-        said = zip(clips.ids, range(len(clips)), clips.labels.tolist(), predictions, strict=True)
-        with self._transaction():
-            self._connection.executemany(
-                "INSERT OR IGNORE INTO clean VALUES (?, ?, ?, ?, ?)", [(victim, *row) for row in said]
+    def record_clean(self, victim: str, clips: Clips, predictions: Sequence[int], *, stochastic: bool = False) -> None:
+        """Record what a victim says of the clean clips.
+
+        What it said before stays, and unless the victim is stochastic it has to be the same: rows of a victim that has
+        changed since, unseen by its fingerprint, must not stand beside those of another.
+
+        Raises
+        ------
+        DataError
+            When it answers otherwise than before.
+        """
+        before = self.clean(victim)
+        if not before:
+            said = zip(clips.ids, range(len(clips)), clips.labels.tolist(), predictions, strict=True)
+            with self._transaction():
+                self._connection.executemany(
+                    "INSERT INTO clean VALUES (?, ?, ?, ?, ?)", [(victim, *row) for row in said]
+                )
+            return
+        changed = [k for k, (_, prediction) in enumerate(before) if prediction != predictions[k]]
+        if changed and not stochastic:
+            first = changed[0]
+            raise DataError(
+                f"{self.folder}: victim {victim!r} has changed since this audit began: it calls clean clip "
+                f"{clips.ids[first]} {clips.classes[predictions[first]]!r}, then {clips.classes[before[first][1]]!r} "
+                f"(and {len(changed)} of {len(clips)} clips another class than then)",
+                hint="undo what changed it (code, a file it reads, the number of threads), or choose another --out",
             )
 
     def record(self, chunk_key: str, rows: Sequence[Row], adversarial: np.ndarray) -> None:
@@ -275,20 +335,38 @@ class Ledger:
                 "INSERT INTO shards VALUES (?, ?, ?, ?)", (chunk_key, shard, len(rows), files.digest(path))
             )
             self._connection.executemany(
-                f"INSERT INTO results VALUES ({', '.join('?' * len(_COLUMNS))})",
-                [[_to_sql(getattr(row, name)) for name in _COLUMNS] for row in rows],
+                f"INSERT INTO results VALUES ({', '.join('?' * len(COLUMNS))})", map(to_sql, rows)
             )
 
     def clean(self, victim: str) -> list[tuple[int, int]]:
-        """Return label and prediction of each clean clip, in data order."""
+        """Return label and prediction of each clean clip, in data order; none before they are recorded."""
         with _readable(self.folder / LEDGER):
-            return self._select("SELECT label, prediction FROM clean WHERE victim = ? ORDER BY clip_index", victim)
+            data = self.about().data
+            query = "SELECT clip_index, label, prediction FROM clean WHERE victim = ? ORDER BY clip_index"
+            found = self._select(query, victim)
+        if found and [index for index, _, _ in found] != list(range(data.n)):
+            raise self._damaged(f"table clean: not one row for each of the {data.n} clips and victim {victim!r}")
+        for index, *said in found:
+            for name, value in zip(("label", "prediction"), said, strict=True):
+                if not isinstance(value, int) or not 0 <= value < len(data.classes):
+                    raise self._damaged(f"table clean, clip_index {index}: {name} is {value!r}, not one of the classes")
+        return [(label, prediction) for _, label, prediction in found]
 
     def rows(self, victim: str, entry: str) -> list[Row]:
         """Return the rows of one attack on one victim, in data order."""
-        query = f"SELECT {', '.join(_COLUMNS)} FROM results WHERE victim = ? AND entry = ? ORDER BY clip_index"
+        return self._rows("WHERE victim = ? AND entry = ? ORDER BY clip_index", victim, entry)
+
+    def _rows(self, which: str = "", *values: str) -> list[Row]:
         with _readable(self.folder / LEDGER):
-            return [Row(**_from_sql(values)) for values in self._select(query, victim, entry)]
+            data = self.about().data
+            found = self._select(f"SELECT rowid, {', '.join(COLUMNS)} FROM results {which}", *values)
+        rows = []
+        for number, *columns in found:
+            try:
+                rows.append(from_sql(columns, data.n, len(data.classes)))
+            except FieldError as error:
+                raise self._damaged(f"table results, row {number}: {error}") from None
+        return rows
 
     def clips(self) -> Clips:
         """Return the clean clips."""
@@ -307,6 +385,13 @@ class Ledger:
 def _lock(folder: Path) -> IO[str]:
     """Make the folder and take its lock, which the kernel gives back when the process ends, however it ends."""
     try:
+        import fcntl  # absent on Windows, where everything but an audit works
+    except ImportError:
+        raise DataError(
+            "audits need a POSIX system (Linux, macOS): file locks keep two of them apart",
+            hint="audit under WSL; reports can be read everywhere",
+        ) from None
+    try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK).open("a")
     except OSError as error:
@@ -322,19 +407,24 @@ def _lock(folder: Path) -> IO[str]:
 
 
 def _refuse_remains(folder: Path, what: str) -> None:
-    remains = [folder / CLIPS, *sorted((folder / SHARDS).glob("*.safetensors"))]
+    """Refuse a folder without a ledger that holds what an audit writes: of an audit, or the user's own."""
+    remains = [folder / CLIPS, *sorted((folder / SHARDS).glob("*.safetensors")), folder / RESULT, folder / REPORT]
     found = next((path for path in remains if path.exists()), None)
     if found is not None:
-        raise DataError(f"{what} ({found.name})", hint=_AGAIN)
+        own = found.name in (RESULT, REPORT)
+        raise DataError(f"{what} ({found.name})", hint="move it away, or choose another --out" if own else _AGAIN)
 
 
 def _connect(path: Path, *, writable: bool) -> sqlite3.Connection:
     with _readable(path):
         if writable:
             return sqlite3.connect(path, isolation_level=None)
-        # A WAL file wants to write beside itself; on a medium where nothing can, nobody else does either.
-        mode = "mode=ro" if os.access(path.parent, os.W_OK) else "immutable=1"
-        return sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, isolation_level=None)
+        # A WAL file wants to write beside itself; on a medium where nothing can, nobody else does either. Where it can,
+        # the last to close clears that away, which one opened with mode=ro could not.
+        mode = "mode=rw" if os.access(path.parent, os.W_OK) else "immutable=1"
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, isolation_level=None)
+        connection.execute("PRAGMA query_only = ON")
+        return connection
 
 
 @contextmanager
@@ -342,21 +432,16 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
-        if "locked" in str(error):
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in _BUSY:
             raise DataError(f"{path}: in use by another program ({error})", hint="close it there first") from None
+        if code in _NO_ROOM:
+            raise DataError(
+                f"{path}: cannot write ({error}: disk full or no permission?)",
+                hint="make room or choose another --out; what is recorded stays, and the same command goes on",
+            ) from None
         raise DataError(f"{path}: not a ledger that can be read ({error})", hint=f"it is damaged; {_AGAIN}") from None
 
 
 def _is_short(there: Mapping[str, Any], here: Mapping[str, Any], key: str) -> bool:
     return all(isinstance(side.get(key), str | int | None) and len(str(side.get(key))) < 20 for side in (there, here))
-
-
-def _to_sql(value: Any) -> Any:
-    return json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
-
-
-def _from_sql(values: Sequence[Any]) -> dict[str, Any]:
-    found = dict(zip(_COLUMNS, values, strict=True))
-    found |= {name: bool(found[name]) for name, kind in _KINDS.items() if kind is bool}
-    found["distances"] = json.loads(found["distances"])
-    return found

@@ -5,21 +5,19 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from funnybone.auditing import checks, executors, files, statistics
-from funnybone.auditing.ledger import Ledger
+from funnybone.auditing.ledger import RESULT, Ledger
 from funnybone.auditing.plan import CHUNK, Chunk, Plan, choose, data_digest, identity, versions
-from funnybone.auditing.schema import AuditResult, DataSummary
+from funnybone.auditing.schema import About, AuditResult, DataSummary, PlannedEntry, PlannedVictim
 from funnybone.auditing.suites import Suite, create_suite
 from funnybone.auditing.tables import table
 from funnybone.clips import Clips
 from funnybone.errors import DataError
 from funnybone.victims.base import Victim, predict
-
-RESULT = "audit.json"
 
 # Told (entry, clips done, of those successful, clips); with several victims the entry is "victim: entry".
 Progress = Callable[[str, int, int, int], None]
@@ -77,7 +75,7 @@ def audit(
     clips : Clips
         Clean clips with their true labels.
     suite : str or Suite
-        ``"quick"``, ``"standard"``, ``"full"``, or one of your own.
+        ``"quick"``, ``"standard"``, ``"full"``, whose budgets are in metres, or one of your own.
     out : str or Path
         The audit's folder; made where it does not exist.
     seed : int
@@ -122,21 +120,28 @@ def audit(
         raise DataError(f"{clips.name}: there are no clips to audit", hint="choose another split")
     if executor not in ("inline", "process"):
         raise DataError(f"no executor is named {executor!r}", hint="executors are inline, process")
+    if not -(2**63) <= seed < 2**63:
+        raise DataError(f"seed is {seed}", hint="give an integer of 64 bits")
+    if chosen.unit not in (None, clips.unit):
+        raise DataError(
+            f"{clips.name}: positions are in unit {clips.unit!r}, budgets of suite {chosen.name!r} in {chosen.unit!r}",
+            hint="use positions in metres, or from Python a Suite of your own with budgets in the data's unit",
+        )
     for victim in named.values():
         victim.check(clips)
     plan = Plan.of(named, clips, chosen, seed)
-    predictions, about = {}, _about(clips, chosen, seed, split, plan)
+    predictions, met = {}, []
     for name, victim in named.items():
         predicted, logits = predict(victim, clips, CHUNK)
         predictions[name] = predicted.tolist()
         observed = checks.observe(victim, clips[:CHUNK], logits)
-        record = {"name": name, "defense": victim.defense, "parameters": victim.parameters, "observed": observed}
-        about["victims"].append(record)
+        met.append(PlannedVictim(name=name, defense=victim.defense, parameters=victim.parameters, observed=observed))
 
     folder = Path(out).expanduser()
+    about = _about(clips, chosen, seed, split, plan, met)
     with Ledger.write(folder, identity(named, clips, chosen, seed, limit), about, clips) as ledger:
-        for name in named:
-            ledger.record_clean(name, clips, predictions[name])
+        for name, victim in named.items():
+            ledger.record_clean(name, clips, predictions[name], stochastic=victim.stochastic)
         _attack(ledger, plan, named, clips, progress, executor, workers)
         result = summarise(ledger, environment(named))
         files.replace(folder / RESULT, result.save)
@@ -185,25 +190,24 @@ def _attack(
 def summarise(ledger: Ledger, environment: Mapping[str, str]) -> AuditResult:
     """Return the figures of a ledger, from its rows alone."""
     about = ledger.about()
-    data = DataSummary.model_validate(about["data"])
-    skipped = [(victim, entry, why) for victim, entry, why in about["skipped"]]
     rows = {}
     victims = []
-    for victim in about["victims"]:
+    for victim in about.victims:
         attacks = []
-        for entry in about["entries"]:
-            found = ledger.rows(victim["name"], entry["name"])
+        for entry in about.entries:
+            found = ledger.rows(victim.name, entry.name)
             if found:
-                rows[victim["name"], entry["name"]] = found
+                rows[victim.name, entry.name] = found
                 attacks.append(statistics.attack_result(entry, found))
-        victims.append(statistics.victim_result(victim, ledger.clean(victim["name"]), attacks))
-    observed = {victim["name"]: victim["observed"] for victim in about["victims"]}
+        worst = statistics.worst_case([rows[victim.name, attack.name] for attack in attacks])
+        victims.append(statistics.victim_result(victim, ledger.clean(victim.name), attacks, worst))
+    observed = {victim.name: victim.observed for victim in about.victims}
     return AuditResult(
-        seed=about["seed"],
-        suite=about["suite"],
-        data=data,
+        seed=about.seed,
+        suite=about.suite,
+        data=about.data,
         victims=victims,
-        warnings=checks.warnings(data, victims, observed, skipped, rows),
+        warnings=checks.warnings(about.data, victims, observed, about.skipped, rows),
         environment=dict(environment),
     )
 
@@ -233,7 +237,9 @@ def _named(victims: Mapping[str, Victim] | Sequence[Victim] | Victim) -> dict[st
     return named
 
 
-def _about(clips: Clips, suite: Suite, seed: int, split: str | None, plan: Plan) -> dict[str, Any]:
+def _about(
+    clips: Clips, suite: Suite, seed: int, split: str | None, plan: Plan, victims: Sequence[PlannedVictim]
+) -> About:
     """What the summary needs besides the rows."""
     _, persons, frames, _, _ = clips.xyz.shape
     data = DataSummary(
@@ -244,14 +250,15 @@ def _about(clips: Clips, suite: Suite, seed: int, split: str | None, plan: Plan)
         frames=frames,
         persons=persons,
         skeleton=clips.skeleton.name,
+        unit=clips.unit,
         synthetic=clips.synthetic,
         sha256=data_digest(clips),
     )
-    return {
-        "data": data.model_dump(),
-        "suite": suite.name,
-        "seed": seed,
-        "entries": [entry.describe() for entry in suite.entries],
-        "skipped": plan.skipped,
-        "victims": [],
-    }
+    return About(
+        data=data,
+        suite=suite.name,
+        seed=seed,
+        entries=[PlannedEntry(**entry.describe()) for entry in suite.entries],
+        skipped=list(plan.skipped),
+        victims=list(victims),
+    )

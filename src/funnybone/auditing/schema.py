@@ -29,6 +29,7 @@ class DataSummary(Model):
     frames: int
     persons: int
     skeleton: str
+    unit: Literal["metre", "pixel", "normalised"]  # of positions; every distance below is in it
     synthetic: bool
     sha256: str
 
@@ -58,15 +59,27 @@ class AttackResult(Model):
     robust_accuracy_ci95: Interval
     queries_median: float | None
     steps_median: float | None
-    position_m: float | None  # mean joint displacement, metres
-    acceleration: float | None  # mean deviation, m/s^2
+    position_m: float | None  # mean joint displacement, metres (in data.unit where that is another)
+    acceleration: float | None  # mean deviation, in the unit of the data / s^2
     joint_angle_acceleration: float | None  # mean deviation, rad/s^2
     bone_length_change: float | None  # mean relative change
     on_manifold_rate: Rate | None  # null unless the suite judged the manifold
     max_violation: float  # of the threat model, over everything returned
     zero_gradients: int  # clips whose gradient vanished: masking, not robustness
     seconds: float
-    success_by_displacement: list[tuple[float, Rate]]  # (metres, share of attacked clips that fell within it)
+    success_by_displacement: list[tuple[float, Rate]]  # (position_m, share of attacked clips that fell within it)
+
+
+class WorstCase(Model):
+    """What is left when the attacker may choose, for each clip, the attack that succeeds on it.
+
+    A clip is robust when the victim got it right before and no attack of the suite succeeded on it. This is at most the
+    smallest ``robust_accuracy`` of the single attacks, and smaller where they fell different clips.
+    """
+
+    robust_accuracy: Rate
+    robust_accuracy_ci95: Interval
+    n: int
 
 
 class VictimResult(Model):
@@ -77,6 +90,7 @@ class VictimResult(Model):
     parameters: int | None
     clean: CleanResult
     attacks: list[AttackResult]
+    worst_case: WorstCase | None  # over all attacks together; null when none was tried
 
 
 class AuditWarning(Model):
@@ -84,6 +98,46 @@ class AuditWarning(Model):
 
     code: str
     message: str
+
+
+class Observed(Model):
+    """What was seen of a victim before any attack."""
+
+    probabilities: bool
+    repeat_difference: Annotated[float, Field(allow_inf_nan=True)]
+    stochastic: bool
+    exact_gradients: bool
+
+
+class PlannedEntry(Model):
+    """An entry of the suite, as `Entry.describe` gives it."""
+
+    name: str
+    attack: str
+    access: Literal["labels", "scores", "gradients"]
+    settings: dict[str, Any]
+    goal: str
+    threat: str
+
+
+class PlannedVictim(Model):
+    """A victim, and what was seen of it."""
+
+    name: str
+    defense: str | None
+    parameters: int | None
+    observed: Observed
+
+
+class About(Model):
+    """What the ledger keeps besides rows, and the summary needs: its entry ``about``."""
+
+    data: DataSummary
+    suite: str
+    seed: int
+    entries: list[PlannedEntry]
+    skipped: list[tuple[str, str, str]]  # victim, entry, why
+    victims: list[PlannedVictim]
 
 
 class AuditResult(Model):
@@ -109,9 +163,11 @@ class AuditResult(Model):
         try:
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except (ValidationError, UnicodeDecodeError) as error:
-            if isinstance(error, ValidationError):
-                first = error.errors()[0]
-                where, what = ".".join(map(str, first["loc"])) or "the whole", first["msg"]
-            else:
-                where, what = "the whole", "not UTF-8 text"
-            raise DataError(f"{path}: field {where}: {what}", hint="run the audit again") from None
+            what = first_fault(error) if isinstance(error, ValidationError) else "field the whole: not UTF-8 text"
+            raise DataError(f"{path}: {what}", hint="run the audit again") from None
+
+
+def first_fault(error: ValidationError) -> str:
+    """Return the first field that is wrong, and what is."""
+    first = error.errors()[0]
+    return f"field {'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}"

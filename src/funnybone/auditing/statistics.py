@@ -1,17 +1,16 @@
 """From the ledger's rows to the figures of ``audit.json``. Nothing is measured here, only counted."""
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from funnybone.auditing.ledger import Row
-from funnybone.auditing.schema import AttackResult, CleanResult, VictimResult
+from funnybone.auditing.rows import Row
+from funnybone.auditing.schema import AttackResult, CleanResult, PlannedEntry, PlannedVictim, VictimResult, WorstCase
 from funnybone.metrics.intervals import wilson
 
 _POINTS = 60  # of a curve: finer than a reader can see
 
 
-def attack_result(entry: Mapping[str, Any], rows: Sequence[Row]) -> AttackResult:
+def attack_result(entry: PlannedEntry, rows: Sequence[Row]) -> AttackResult:
     """Return the figures of one attack on one victim.
 
     ``success_rate`` counts over the clips that were attacked: those that the victim got right before. A clip is robust
@@ -20,8 +19,8 @@ def attack_result(entry: Mapping[str, Any], rows: Sequence[Row]) -> AttackResult
 
     Parameters
     ----------
-    entry : mapping
-        ``name``, ``access``, ``goal``, ``threat`` and ``settings``, as `Entry.describe` gives them.
+    entry : PlannedEntry
+        How the clips were attacked.
     rows : sequence of Row
         One for each clip, at least one.
     """
@@ -29,7 +28,11 @@ def attack_result(entry: Mapping[str, Any], rows: Sequence[Row]) -> AttackResult
     fallen = [row for row in rows if row.success]
     robust = sum(row.clean_prediction == row.label and not row.success for row in rows)
     return AttackResult(
-        **{key: entry[key] for key in ("name", "access", "goal", "threat", "settings")},
+        name=entry.name,
+        access=entry.access,
+        goal=entry.goal,
+        threat=entry.threat,
+        settings=entry.settings,
         n=len(rows),
         attacked=attacked,
         succeeded=len(fallen),
@@ -51,19 +54,44 @@ def attack_result(entry: Mapping[str, Any], rows: Sequence[Row]) -> AttackResult
     )
 
 
+def worst_case(attacks: Sequence[Sequence[Row]]) -> WorstCase | None:
+    """Return what all attacks on one victim leave together, or None where there was none.
+
+    A clip is robust when the victim got it right before and not one of the attacks succeeded on it.
+
+    Parameters
+    ----------
+    attacks : sequence of sequence of Row
+        For each attack, one row for each clip.
+    """
+    rows = [row for attack in attacks for row in attack]
+    if not rows:
+        return None
+    n = len({row.clip_index for row in rows})
+    robust = n - len({row.clip_index for row in rows if row.success or row.clean_prediction != row.label})
+    return WorstCase(robust_accuracy=robust / n, robust_accuracy_ci95=_interval(robust, n), n=n)
+
+
 def victim_result(
-    victim: Mapping[str, Any], clean: Sequence[tuple[int, int]], attacks: Sequence[AttackResult]
+    victim: PlannedVictim,
+    clean: Sequence[tuple[int, int]],
+    attacks: Sequence[AttackResult],
+    worst: WorstCase | None,
 ) -> VictimResult:
     """Return the figures of one victim; ``clean`` is label and prediction of each clip."""
     right = sum(label == prediction for label, prediction in clean)
-    accuracy = CleanResult(accuracy=right / len(clean), ci95=_interval(right, len(clean)), n=len(clean))
     return VictimResult(
-        **{key: victim[key] for key in ("name", "defense", "parameters")}, clean=accuracy, attacks=list(attacks)
+        name=victim.name,
+        defense=victim.defense,
+        parameters=victim.parameters,
+        clean=CleanResult(accuracy=right / len(clean), ci95=_interval(right, len(clean)), n=len(clean)),
+        attacks=list(attacks),
+        worst_case=worst,
     )
 
 
 def displacement_curve(fallen: Iterable[Row], attacked: int) -> list[tuple[float, float]]:
-    """Return (mean joint displacement in metres, share of attacked clips that fell within it), as a staircase.
+    """Return (mean joint displacement, share of attacked clips that fell within it), as a staircase.
 
     The share is reached at its displacement and holds until the next point. Where there are more than 60 points they
     are thinned out evenly by rank; the first and the last stay.

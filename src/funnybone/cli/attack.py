@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from funnybone.cli.common import (
+    AtLeastOne,
     Device,
     Json,
+    Length,
     Seed,
     choose_device,
     emit,
     emit_json,
     load,
+    prepare,
     progress,
-    refuse_existing,
     test_part,
 )
 from funnybone.cli.config import typed
@@ -33,10 +35,10 @@ def attack(
     goal: str = "ab",
     threat: str | None = None,
     set: Annotated[list[str] | None, Parameter(negative_iterable="")] = None,
-    limit: int | None = None,
-    frames: int | None = None,
-    batch_size: int = 64,
-    budget: int | None = None,
+    limit: Annotated[int | None, AtLeastOne] = None,
+    frames: Annotated[int | None, Length] = None,
+    batch_size: Annotated[int, AtLeastOne] = 64,
+    budget: Annotated[int | None, AtLeastOne] = None,
     out: Path | None = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -80,12 +82,12 @@ def attack(
     from funnybone.outcome import paths
 
     made = create_attack(name, **typed(f"attack {name}", attacks[name], set or []))
-    model = threats.parse(threat) if threat else None
-    if out is not None:
-        refuse_existing(*paths(out))
+    model = threats.parse(threat) if threat is not None else None
     split = test_part(data, split)
     victims, clips = load([victim], data, split=split, frames=frames, device=choose_device(device))
     (attacked,) = victims.values()
+    if out is not None:
+        prepare(*paths(out))
     with progress(f"{name} on {attacked.name}") as tell:
         outcome = made(
             attacked,

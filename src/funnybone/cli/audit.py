@@ -5,7 +5,19 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from funnybone.cli.common import Device, Json, Seed, choose_device, emit, load, note, progress, test_part
+from funnybone.cli.common import (
+    AtLeastOne,
+    Device,
+    Json,
+    Length,
+    Seed,
+    choose_device,
+    emit,
+    load,
+    note,
+    progress,
+    test_part,
+)
 from funnybone.cli.tables import show
 from funnybone.errors import DataError
 
@@ -17,9 +29,9 @@ def audit(
     data: str = "synthetic",
     split: str | None = None,
     suite: str = "quick",
-    limit: int | None = None,
+    limit: Annotated[int | None, AtLeastOne] = None,
     out: Path | None = None,
-    frames: int | None = None,
+    frames: Annotated[int | None, Length] = None,
     executor: Annotated[Literal["inline", "process"], Parameter(show_choices=True)] = "inline",
     resume: bool = True,
     seed: Seed = 0,
@@ -54,7 +66,7 @@ def audit(
     """
     from funnybone.auditing import audit as run
     from funnybone.auditing import create_suite
-    from funnybone.auditing.tables import HEADERS, NUMBERS, heading, rows
+    from funnybone.auditing.tables import headers, heading, rows
 
     entries = len(create_suite(suite).entries)
     if not victims:
@@ -90,7 +102,8 @@ def audit(
         note(f"report: {page}")
         return
     emit(heading(done.result))
-    show(HEADERS, rows(done.result), numbers=NUMBERS)
+    columns = headers(done.result.data.unit)
+    show(columns, rows(done.result), numbers=columns[3:])
     for warning in done.result.warnings:
         emit(f"{warning.code}: {warning.message}")
     emit(f"report: {page}")

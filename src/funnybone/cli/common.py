@@ -1,6 +1,9 @@
 """What the commands share: options, the device, what is loaded, progress and output."""
 
+import dataclasses
 import json
+import math
+import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from funnybone.errors import DataError
 
@@ -16,13 +20,18 @@ if TYPE_CHECKING:
     from funnybone.clips import Clips
     from funnybone.victims import Victim
 
-Seed = Annotated[int, Parameter(help="Seed of everything that is drawn.")]
+# What torch's generators take.
+Seed = Annotated[int, Parameter(validator=Number(gte=0, lte=2**63 - 1), help="Seed of everything that is drawn.")]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], Parameter(help="Where to compute; auto takes a GPU if there is one.")
 ]
 Json = Annotated[bool, Parameter(negative="", help="Print one JSON document instead of text.")]
 
-EVERY = 5.0  # seconds between two lines of progress
+# Bounds of options, which have their own help.
+AtLeastOne = Parameter(validator=Number(gte=1, lte=2**31 - 1))
+Length = Parameter(validator=Number(gte=2, lte=1_000_000))  # frames of a clip
+
+FIRST, EVERY = 2.0, 5.0  # seconds until the first line of progress, and between two
 FRAMES = 60  # clip length of victims that take any
 
 
@@ -33,7 +42,16 @@ def emit(text: str) -> None:
 
 def emit_json(document: Any) -> None:
     """Write a result to standard output as one JSON document."""
-    emit(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+    emit(json.dumps(_finite(document), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _finite(document: Any) -> Any:
+    """Return a document with null in place of numbers that JSON cannot write."""
+    if isinstance(document, dict):
+        return {key: _finite(value) for key, value in document.items()}
+    if isinstance(document, list | tuple):
+        return [_finite(value) for value in document]
+    return None if isinstance(document, float) and not math.isfinite(document) else document
 
 
 def note(text: str) -> None:
@@ -62,7 +80,7 @@ def test_part(data: str, split: str | None) -> str | None:
 def load(
     victims: list[str], data: str, *, split: str | None, frames: int | None, device: str
 ) -> "tuple[dict[str, Victim], Clips]":
-    """Return victims by name, and the clips at the length that they take."""
+    """Return victims by name, and the clips with the persons and at the length that they take."""
     from funnybone.data import datasets, load_data
     from funnybone.victims import create_victim
 
@@ -82,6 +100,7 @@ def load(
         if name in loaded:
             raise DataError(f"victim {source!r} is named twice", hint="name each victim once")
         loaded[name] = victim
+    clips = _fitted(loaded, clips)
     if frames is None:
         lengths = {victim.frames for victim in loaded.values() if victim.frames}
         if len(lengths) > 1:
@@ -93,11 +112,74 @@ def load(
     return loaded, clips.resample(frames)
 
 
-def refuse_existing(*paths: Path) -> None:
-    """Raise `DataError` when one of the files is there already."""
+def _fitted(victims: "dict[str, Victim]", clips: "Clips") -> "Clips":
+    """Return the clips with as many person slots as the victims take."""
+    wanted = {victim.persons: victim for victim in victims.values() if victim.persons is not None}
+    if len(wanted) > 1:
+        raise DataError(
+            f"the victims take clips of {' and '.join(map(str, sorted(wanted)))} persons", hint="audit them apart"
+        )
+    for persons, victim in wanted.items():
+        present = int(clips.valid.any(2).any(0).sum())
+        if present > persons:
+            raise DataError(
+                f"victim {victim.name!r} takes clips of {_persons(persons)}, data {clips.name!r} have {present}",
+                hint="train a victim on these data, or write them with fewer persons",
+            )
+        clips = with_persons(clips, persons)
+    return clips
+
+
+def _persons(count: int) -> str:
+    return f"{count} person" if count == 1 else f"{count} persons"
+
+
+def with_persons(clips: "Clips", persons: int) -> "Clips":
+    """Return the clips with this many person slots; who is there in any clip must fit.
+
+    Too many: the slots that are empty in every clip are left out. Too few: absent persons are added, at zero.
+
+    Examples
+    --------
+    >>> from funnybone.testing import random_clips
+    >>> clips = with_persons(random_clips(2), 3)
+    >>> clips.xyz.shape[1], clips.valid.any(2).any(0).tolist()
+    (3, [True, False, False])
+    """
+    import torch
+
+    slots = torch.arange(clips.valid.shape[1])
+    if len(slots) == persons:
+        return clips
+    if len(slots) > persons:
+        slots = slots[clips.valid.any(2).any(0).cpu()]
+    n, _, frames, joints, coordinates = clips.xyz.shape
+    absent = persons - len(slots)
+    xyz = torch.cat([clips.xyz[:, slots], clips.xyz.new_zeros(n, absent, frames, joints, coordinates)], 1)
+    valid = torch.cat([clips.valid[:, slots], clips.valid.new_zeros(n, absent, frames)], 1)
+    return dataclasses.replace(clips, xyz=xyz, valid=valid)
+
+
+def prepare(*paths: Path) -> None:
+    """Make the folders of files that are to be written, before the work whose result they will hold.
+
+    Raises
+    ------
+    DataError
+        When a file is there already, or its place cannot be written.
+    """
     for path in paths:
-        if path.exists():
-            raise DataError(f"{path}: exists", hint="choose another name with --out, or remove it")
+        try:
+            if path.exists():
+                raise DataError(f"{path}: exists", hint="choose another name with --out, or remove it")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            trial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+            trial.touch(exist_ok=False)
+            trial.unlink()
+        except OSError as error:
+            blocked = isinstance(error, FileExistsError | NotADirectoryError)
+            why = f"{path.parent} is no folder" if blocked else error.strerror
+            raise DataError(f"{path}: cannot write: {why}", hint="choose another place with --out") from None
 
 
 @contextmanager
@@ -123,16 +205,17 @@ def progress(title: str, unit: str = "clips") -> Iterator[Callable[[int, int, st
 
 
 def lines(title: str, unit: str) -> Callable[[int, int, str], None]:
-    """Return a function of (done, total, remark) that writes a line every few seconds."""
-    start = last = time.monotonic()
+    """Return a function of (done, total, remark) that writes a line where work takes long, then every few seconds."""
+    start = time.monotonic()
+    due = start + FIRST
     begun: int | None = None  # where a resumed task stood when it began
 
     def tell(done: int, total: int, remark: str) -> None:
-        nonlocal last, begun
+        nonlocal due, begun
         now = time.monotonic()
         begun = done if begun is None else begun
-        if now - last >= EVERY:
-            last = now
+        if now >= due:
+            due = now + EVERY
             pace = (now - start) / (done - begun) if done > begun else None
             left = f", {pace * (total - done):.0f} s left" if pace is not None and done < total else ""
             note(f"{title}: {done} of {total} {unit}, {remark}{left}")

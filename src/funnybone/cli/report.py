@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from funnybone.cli.common import Json, emit, emit_json, refuse_existing
+from funnybone.cli.common import Json, emit, emit_json, prepare
 
 
 def report(folder: Path, /, *, out: Path | None = None, json: Json = False) -> None:
@@ -18,8 +18,7 @@ def report(folder: Path, /, *, out: Path | None = None, json: Json = False) -> N
     from funnybone.report.folder import write_report
 
     if out is not None:
-        refuse_existing(out)
-        out.parent.mkdir(parents=True, exist_ok=True)
+        prepare(out)
     page = write_report(folder, out)
     if json:
         emit_json({"report": str(page)})

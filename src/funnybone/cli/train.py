@@ -10,13 +10,14 @@ from funnybone.cli.common import (
     FRAMES,
     Device,
     Json,
+    Length,
     Seed,
     choose_device,
     emit,
     emit_json,
     note,
+    prepare,
     progress,
-    refuse_existing,
     test_part,
 )
 from funnybone.cli.config import typed
@@ -32,14 +33,15 @@ def train(
     epochs: int | None = None,
     lr: float | None = None,
     set: Annotated[list[str] | None, Parameter(negative_iterable="")] = None,
-    frames: int = FRAMES,
+    frames: Annotated[int, Length] = FRAMES,
     seed: Seed = 0,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Train a victim from scratch and measure its accuracy once, at the end, on the part that was left out.
 
-    Interrupted at any moment, the same command continues with the last whole epoch, kept in FILE.partial.
+    Interrupted at any moment, the same command continues after the last whole epoch, kept in FILE.partial. Another
+    command does not touch that file: remove it, or choose another --out.
 
     Parameters
     ----------
@@ -66,7 +68,6 @@ def train(
     from funnybone.training import Progress, evaluate
     from funnybone.training import train as fit
 
-    refuse_existing(out)
     own = models.models[model].recipe
     named = {"epochs": epochs, "max_lr": lr}
     settings = typed("recipe", type(own), set or []) | {key: value for key, value in named.items() if value is not None}
@@ -77,13 +78,13 @@ def train(
     others = None if rule is None else rule[1:] if rule.startswith("!") else f"!{rule}"
     part, test = (clips, None) if rule is None or others is None else (clips.select(others), clips.select(rule))
 
+    prepare(out)
     with progress(f"training {model}", "steps") as tell:
 
         def report(now: Progress) -> None:
             tell(now.step, now.steps, f"epoch {now.epoch + 1} of {now.epochs}, loss {now.loss:.3f}")
 
         checkpoint = out.with_name(f"{out.name}.partial")
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
         trained = fit(
             model,
             part.resample(frames),

@@ -1,82 +1,97 @@
 """funnybone's own npz layout: plain arrays, no pickle. ``docs/npz.md`` describes it for users."""
 
+import math
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from funnybone import skeletons
-from funnybone.clips import Clips
+from funnybone.clips import Clips, repeated
 from funnybone.data.registry import formats
 from funnybone.errors import DataError
 
 LAYOUT = "docs/npz.md describes the layout"
 REQUIRED = ("clips", "lengths", "labels", "classes", "joint_names", "parents", "fps")
 METRES = {"metre": 1.0, "centimetre": 0.01, "millimetre": 0.001}
-# Arrays with one entry for each clip that say something else than what clips can be grouped by.
-NOT_GROUPS = {"lengths", "labels", "fps", "file_names"}
-# Padding to the longest clip must fit into memory; a damaged lengths array must not take the machine down.
-MOST_BYTES = 16 * 2**30
+# Arrays that, whatever their shape, say something else than what clips can be grouped by.
+NOT_GROUPS = {*REQUIRED, "valid", "units", "up_axis", "file_names", "synthetic"}
+# Both a file's arrays and its clips padded to the longest must fit into a laptop's memory: a file of a megabyte can
+# hold a thousand times that in zeros, and a damaged lengths array can ask for anything.
+MOST_BYTES = 4 * 2**30
 
 
 @formats.register("npz")
 def read(path: Path) -> Clips:
-    """Return the clips of an npz file at their recorded lengths, padded to the longest.
+    """Return the clips of an npz file at their recorded lengths, padded to the longest, zero where not valid.
 
     Raises
     ------
     DataError
         Naming the file, the array and the mend.
     """
-    arrays = _arrays(path)
+    file = _Archive(path)
     for key in REQUIRED:
-        if key not in arrays:
+        if key not in file:
             raise DataError(f"{path}: there is no array {key!r}", hint=LAYOUT)
-    frames = _of_kind(path, arrays, "clips", "f", (3, 4))
-    frames = frames[:, None] if frames.ndim == 3 else frames  # (sum of lengths, M, V, C)
-    lengths = _of_kind(path, arrays, "lengths", "iu", (1,)).astype(np.int64)
-    labels = _of_kind(path, arrays, "labels", "iu", (1,)).astype(np.int64)
+    lengths = file.array("lengths", "iu", 1).astype(np.int64)
+    if len(lengths) == 0:
+        raise DataError(f"{path}: there are no clips")
     if (lengths < 1).any():
         raise DataError(f"{path}: array 'lengths': clip {int((lengths < 1).argmax())} is empty", hint="leave it out")
-    if lengths.sum() != len(frames):
-        raise DataError(f"{path}: array 'lengths' sums to {lengths.sum()}, array 'clips' has {len(frames)} frames")
-    n, longest, (_, m, v, c) = len(lengths), int(lengths.max(initial=0)), frames.shape
-    if n == 0:
-        raise DataError(f"{path}: there are no clips")
+    # What the headers give away is checked before the frames are read.
+    total, *persons, v, c = file.shape("clips", "f", 3, 4)
+    if 0 in (total, *persons, v, c):
+        raise DataError(f"{path}: array 'clips' is empty, of shape {file.headers['clips'][0]}", hint=LAYOUT)
+    if (recorded := sum(lengths.tolist())) != total:
+        raise DataError(f"{path}: array 'lengths' sums to {recorded}, array 'clips' has {total} frames")
+    n, m, longest = len(lengths), math.prod(persons), int(lengths.max())
     if n * m * longest * v * c * 4 > MOST_BYTES:
         raise DataError(f"{path}: {n} clips padded to {longest} frames do not fit into memory", hint="cut the longest")
-    joints = [str(joint) for joint in _of_kind(path, arrays, "joint_names", "U", (1,))]
-    parents = [int(parent) for parent in _of_kind(path, arrays, "parents", "iu", (1,))]
+    joints = [str(joint) for joint in file.array("joint_names", "U", 1)]
+    parents = [int(parent) for parent in file.array("parents", "iu", 1)]
     if len(joints) != v:
         raise DataError(f"{path}: array 'joint_names' names {len(joints)} joints, array 'clips' has {v}", hint=LAYOUT)
     try:
         skeleton = skeletons.from_layout(path.stem, joints, parents)
     except DataError as error:
         raise DataError(f"{path}: arrays 'joint_names' and 'parents': {error}") from None
-    unit, scale = _unit(path, arrays)
-    fps = np.broadcast_to(_of_kind(path, arrays, "fps", "fiu", (0, 1)).astype(np.float32), (n,)).copy()
+    unit = file.choice("units", (*METRES, "pixel", "normalised"), "metre")
+    up = file.choice("up_axis", ("x", "y", "z"), "y")
+    labels = file.array("labels", "iu", 1).astype(np.int64)
+    classes = tuple(str(name) for name in file.array("classes", "U", 1))
+    synthetic = "synthetic" in file and bool(file.array("synthetic", "biu", 0))
+    ids, groups = _ids(file, n), _groups(file, n)
 
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and Clips says where
+        fps = file.array("fps", "fiu", 0, 1).astype(np.float32)
+        frames = file.array("clips", "f", 3, 4).astype(np.float32, copy=False).reshape(total, m, v, c)
+        frames *= np.float32(METRES.get(unit, 1))
+    present = _present(file, frames)
+    frames[~present] = 0
     clip = np.repeat(np.arange(n), lengths)
-    frame = np.arange(len(frames)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    frame = np.arange(total) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     xyz = np.zeros((n, m, longest, v, c), np.float32)
-    xyz[clip, :, frame] = frames * np.float32(scale)
+    xyz[clip, :, frame] = frames
     valid = np.zeros((n, m, longest), bool)
-    valid[clip, :, frame] = _present(path, arrays, frames)
+    valid[clip, :, frame] = present
     try:
         return Clips(
             xyz=torch.from_numpy(xyz),
             valid=torch.from_numpy(valid),
             labels=torch.from_numpy(labels),
-            classes=tuple(str(name) for name in _of_kind(path, arrays, "classes", "U", (1,))),
+            classes=classes,
             skeleton=skeleton,
-            fps=torch.from_numpy(fps),
-            ids=_ids(arrays, n),
-            groups=_groups(arrays, n),
+            fps=torch.from_numpy(fps if fps.ndim else np.full(n, fps)),
+            ids=ids,
+            groups=groups,
             name=path.stem,
-            up=_choice(path, arrays, "up_axis", ("x", "y", "z"), "y"),  # type: ignore[arg-type]
-            unit=unit,  # type: ignore[arg-type]
-            synthetic=bool(arrays.get("synthetic", False)),
+            up=up,  # type: ignore[arg-type]
+            unit="metre" if unit in METRES else unit,  # type: ignore[arg-type]
+            synthetic=synthetic,
         )
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
@@ -108,63 +123,118 @@ def write(path: Path, clips: Clips) -> None:
     np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if isinstance(file, np.ndarray):
-                raise DataError(f"{path}: one bare array", hint=LAYOUT)
-            return {key: file[key] for key in file.files}
-    except DataError:
-        raise
-    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
-        reason = "it holds Python objects" if "allow_pickle" in str(error) else "damaged, or not an npz file"
-        raise DataError(f"{path}: {reason}", hint=LAYOUT) from None
+class _Archive:
+    """The headers of an npz file, and its arrays one at a time: what nobody asks for is never inflated."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                magic = file.read(6)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+        if magic == np.lib.format.MAGIC_PREFIX:
+            raise DataError(f"{path}: one bare array, not an npz file", hint=LAYOUT)
+        if not magic.startswith(b"PK"):
+            raise DataError(f"{path}: {'not an npz file' if magic else 'the file is empty'}", hint=LAYOUT)
+        self.headers: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+        with self._opened() as file:
+            members = [info for info in file.infolist() if info.filename.endswith(".npy")]
+            if (size := sum(info.file_size for info in members)) > MOST_BYTES:
+                raise DataError(
+                    f"{path}: unpacked, the arrays take {size / 2**30:.0f} GiB, more than {MOST_BYTES / 2**30:.0f} GiB",
+                    hint="split the file",
+                )
+            for info in members:
+                key = info.filename.removesuffix(".npy")
+                with file.open(info) as member:
+                    first = np.lib.format.read_magic(member) == (1, 0)
+                    read_header = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+                    shape, _, dtype = read_header(member)
+                    start = member.tell()
+                if dtype.hasobject:
+                    raise DataError(
+                        f"{path}: array {key!r} holds Python objects", hint="write text as np.array([...], str)"
+                    )
+                # Entries without bytes are counted too: a header can claim any number of empty texts.
+                if start + math.prod(shape) * dtype.itemsize != info.file_size or math.prod(shape) > info.file_size:
+                    raise DataError(
+                        f"{path}: array {key!r} is not as long as {dtype} of shape {shape}", hint="the file is damaged"
+                    )
+                self.headers[key] = shape, dtype
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.headers
+
+    def shape(self, key: str, kinds: str, *ndims: int) -> tuple[int, ...]:
+        """The shape of an array that must be of one of these kinds and numbers of dimensions."""
+        shape, dtype = self.headers[key]
+        if dtype.kind not in kinds or len(shape) not in ndims:
+            raise DataError(f"{self.path}: array {key!r} is {dtype} of shape {shape}", hint=LAYOUT)
+        return shape
+
+    def array(self, key: str, kinds: str, *ndims: int) -> np.ndarray:
+        """The array, which must be of one of these kinds and numbers of dimensions."""
+        self.shape(key, kinds, *ndims)
+        with self._opened() as file, file.open(f"{key}.npy") as member:
+            return np.lib.format.read_array(member, allow_pickle=False)
+
+    def choice(self, key: str, known: tuple[str, ...], default: str) -> str:
+        """The text of an array of no dimensions, one of those known."""
+        value = self.array(key, "U", 0).item() if key in self else default
+        if value not in known:
+            raise DataError(f"{self.path}: {key} is {value!r}", hint=f"write one of {', '.join(known)}")
+        return value
+
+    @contextmanager
+    def _opened(self) -> Iterator[zipfile.ZipFile]:
+        try:
+            with zipfile.ZipFile(self.path) as file:
+                yield file
+        except DataError:
+            raise
+        # Of a damaged file, zipfile and NumPy raise whatever their parsers do: BadZipFile, zlib.error, TokenError,
+        # SyntaxError, RuntimeError for a password, NotImplementedError for a compression, MemoryError for a shape, ...
+        except Exception as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise DataError(f"{self.path}: damaged, or not an npz file: {reason}", hint=LAYOUT) from None
 
 
-def _of_kind(path: Path, arrays: dict[str, np.ndarray], key: str, kinds: str, ndims: tuple[int, ...]) -> np.ndarray:
-    array = arrays[key]
-    if array.dtype.kind not in kinds or array.ndim not in ndims:
-        raise DataError(f"{path}: array {key!r} is {array.dtype} of shape {array.shape}", hint=LAYOUT)
-    return array
-
-
-def _choice(path: Path, arrays: dict[str, np.ndarray], key: str, known: tuple[str, ...], default: str) -> str:
-    value = str(arrays.get(key, default))
-    if value not in known:
-        raise DataError(f"{path}: {key} is {value!r}", hint=f"write one of {', '.join(known)}")
-    return value
-
-
-def _unit(path: Path, arrays: dict[str, np.ndarray]) -> tuple[str, float]:
-    unit = _choice(path, arrays, "units", (*METRES, "pixel", "normalised"), "metre")
-    return ("metre", METRES[unit]) if unit in METRES else (unit, 1.0)
-
-
-def _present(path: Path, arrays: dict[str, np.ndarray], frames: np.ndarray) -> np.ndarray:
+def _present(file: _Archive, frames: np.ndarray) -> np.ndarray:
     """(sum of lengths, M): the array 'valid' where there is one; else a person whose joints are all zero is absent."""
-    if "valid" not in arrays:
+    if "valid" not in file:
         return (frames != 0).any((-1, -2))
-    given = arrays["valid"]
-    if given.dtype != bool or given.shape not in ((len(frames),), frames.shape[:2]):
-        raise DataError(f"{path}: array 'valid' is {given.dtype} of shape {given.shape}", hint=LAYOUT)
-    return np.broadcast_to(given.reshape(len(frames), -1), frames.shape[:2])
+    shape = file.shape("valid", "b", 1, 2)
+    if shape not in ((len(frames),), frames.shape[:2]):
+        raise DataError(f"{file.path}: array 'valid' has shape {shape}", hint=f"it must be {frames.shape[:2]}")
+    return np.broadcast_to(file.array("valid", "b", 1, 2).reshape(len(frames), -1), frames.shape[:2])
 
 
-def _ids(arrays: dict[str, np.ndarray], n: int) -> tuple[str, ...]:
-    names = [str(name) for name in arrays.get("file_names", np.arange(n)).ravel()]
-    return tuple(names if len(set(names)) == len(names) == n else map(str, range(n)))
+def _ids(file: _Archive, n: int) -> tuple[str, ...]:
+    if "file_names" not in file:
+        return tuple(map(str, range(n)))
+    names = tuple(str(name) for name in file.array("file_names", "Uiu", 1))
+    if len(names) != n:
+        raise DataError(f"{file.path}: array 'file_names' has {len(names)} names for {n} clips", hint=LAYOUT)
+    if (name := repeated(names)) is not None:
+        raise DataError(
+            f"{file.path}: array 'file_names': {name!r} occurs twice",
+            hint="make the names unique or leave the array out",
+        )
+    return names
 
 
-def _groups(arrays: dict[str, np.ndarray], n: int) -> dict[str, tuple[str, ...]]:
+def _groups(file: _Archive, n: int) -> dict[str, tuple[str, ...]]:
     """Every integer or text array with one entry a clip; ``subjects`` is spelt out by ``subject_names``."""
     groups = {}
-    for key, array in arrays.items():
-        if key in NOT_GROUPS or array.shape != (n,) or array.dtype.kind not in "iub" + "U":
+    for key, (shape, dtype) in file.headers.items():
+        if key in NOT_GROUPS or key.endswith("_names") or shape != (n,) or dtype.kind not in "iubU":
             continue
-        if key in ("classes", "joint_names", "parents", "valid") or key.endswith("_names"):
-            continue
-        singular = key.removesuffix("s")
-        names = arrays.get(f"{singular}_names", arrays.get(f"{key}_names"))
-        spelt = names is not None and array.dtype.kind in "iu" and array.min() >= 0 and array.max() < len(names)
-        groups[singular] = tuple(str(names[value] if spelt else value) for value in array)  # type: ignore[index]
+        values, singular = file.array(key, "iubU", 1), key.removesuffix("s")
+        spelt = next((names for names in (f"{singular}_names", f"{key}_names") if names in file), None)
+        if spelt is not None and dtype.kind in "iu":
+            names = file.array(spelt, "Uiu", 1)
+            if values.min() >= 0 and values.max() < len(names):
+                values = names[values]
+        groups[singular] = tuple(str(value) for value in values)
     return groups

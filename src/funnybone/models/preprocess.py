@@ -90,12 +90,26 @@ class Preprocess:
         >>> Preprocess.from_dict(Preprocess(joint=3).to_dict()) == Preprocess(joint=3)
         True
         """
+        joint, hips = fields.get("joint", 0), fields.get("hips")
+        if not _is_index(joint):
+            raise DataError(f"preprocess: joint is {joint!r}", hint="it is the index of a joint")
+        if hips is not None and not (isinstance(hips, list | tuple) and len(hips) == 2 and all(map(_is_index, hips))):
+            raise DataError(f"preprocess: hips are {hips!r}", hint="they are the indices of two joints")
         try:
-            hips = fields.get("hips")
             return cls(**{**fields, "hips": None if hips is None else tuple(hips)})
         except TypeError:
             known = ", ".join(asdict(cls()))
             raise DataError(f"preprocess: cannot read {fields}", hint=f"its fields are {known}") from None
+
+    def check(self, skeleton: Skeleton) -> None:
+        """Raise `DataError` when a joint that is named is not one of the skeleton's."""
+        for field, joints in (("joint", (self.joint,)), ("hips", self.hips or ())):
+            for joint in joints:
+                if not 0 <= joint < len(skeleton.joints):
+                    raise DataError(
+                        f"preprocess: {field} names joint {joint}, "
+                        f"skeleton {skeleton.name} has 0 to {len(skeleton.joints) - 1}"
+                    )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON can hold them."""
@@ -129,6 +143,10 @@ class Preprocess:
         axes = list(xyz.unbind(-1))
         axes[a], axes[b] = cos * axes[a] + sin * axes[b], cos * axes[b] - sin * axes[a]
         return torch.stack(axes, -1)
+
+
+def _is_index(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _mean(xyz: Float[Tensor, "N M T V C"], present: Bool[Tensor, "N M T"]) -> Float[Tensor, "N C"]:

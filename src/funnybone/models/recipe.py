@@ -51,6 +51,9 @@ class Recipe:
     scale: float = 0.1
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and not math.isfinite(value):
+                raise DataError(f"recipe: {name} is {value}", hint="give a finite number")
         least = {"epochs": 1, "shown": 1, "batch": 1, "max_lr": 0, "weight_decay": 0, "rotation": 0, "scale": 0}
         for name, low in least.items():
             value = getattr(self, name)

@@ -1,6 +1,9 @@
 """What a classifier network is here, and the names under which networks are known."""
 
 import inspect
+import math
+import numbers
+import typing
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
@@ -87,6 +90,7 @@ class Model(nn.Module, ABC):
 
 models: Registry[type[Model]] = Registry("model", "funnybone.models")
 register_model = models.register
+_WORDS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
 
 
 def create(
@@ -112,7 +116,7 @@ def create(
     Raises
     ------
     DataError
-        For an unknown name or option.
+        For an unknown name or option, or a value of another type than the constructor's.
 
     Examples
     --------
@@ -125,12 +129,36 @@ def create(
     ...
     funnybone.errors.DataError: no model is named 'stgcnn'; did you mean 'stgcn'? Known: ...
     """
-    family = models[name]
-    known = option_names(name)
-    unknown = sorted(options.keys() - known)
+    return from_arguments(
+        name, {"skeleton": skeleton, "num_classes": num_classes, "persons": persons, "frames": frames, **options}
+    )
+
+
+def from_arguments(name: str, arguments: dict[str, Any]) -> Model:
+    """Return a freshly initialised network from what a file says that its constructor was given: nothing is trusted."""
+    known = set(inspect.signature(models[name]).parameters)
+    unknown = sorted(arguments.keys() - known)
     if unknown:
-        raise DataError(f"model {name!r} has no option {', '.join(unknown)}", hint=f"it has {', '.join(sorted(known))}")
-    return family(skeleton=skeleton, num_classes=num_classes, persons=persons, frames=frames, **options)
+        own = ", ".join(sorted(option_names(name)))
+        raise DataError(f"model {name!r} has no option {', '.join(unknown)}", hint=f"it has {own}")
+    _check_types(name, arguments)
+    hops, joints = arguments.get("max_hop", 0), len(arguments["skeleton"].joints)
+    if not 0 <= hops <= joints:  # no path is longer, and each hop takes time
+        raise DataError(f"model {name!r}: max_hop is {hops}", hint=f"give 0 to {joints}, the number of joints")
+    return models[name](**arguments)
+
+
+def _check_types(name: str, arguments: dict[str, Any]) -> None:
+    """Raise `DataError` for an argument that its constructor's annotation does not allow."""
+    hints = typing.get_type_hints(models[name].__init__)
+    kinds = {int: numbers.Integral, float: numbers.Real}
+    for key, value in arguments.items():
+        kind = hints.get(key, object)
+        if not isinstance(kind, type):
+            continue
+        fits = isinstance(value, kinds.get(kind, kind)) and (kind is bool or not isinstance(value, bool))
+        if not fits or (kind is float and not math.isfinite(value)):
+            raise DataError(f"model {name!r}: {key} is {value!r}", hint=f"give {_WORDS.get(kind, kind.__name__)}")
 
 
 def names(pattern: str = "*") -> list[str]:

@@ -17,7 +17,7 @@ from torch import Tensor
 import funnybone
 from funnybone.errors import DataError
 from funnybone.models.preprocess import Preprocess
-from funnybone.models.registry import Model, create
+from funnybone.models.registry import Model, from_arguments
 from funnybone.skeletons import Skeleton, known
 
 ENTRY = "funnybone"
@@ -83,7 +83,7 @@ class WeightsRecord(_Part):
     model : str
         Name in the registry of models.
     options : dict
-        Arguments of `funnybone.models.create` beside skeleton and classes: ``persons``, ``frames``, ...
+        Arguments of `funnybone.models.create` but for skeleton and classes: ``persons``, ``frames``, ...
     skeleton, classes, up, unit
         As in `funnybone.Clips`.
     preprocess : dict
@@ -119,12 +119,19 @@ class WeightsRecord(_Part):
 
     def build(self) -> Model:
         """Return the network that the record describes, freshly initialised, in evaluation mode."""
-        options = {"skeleton": self.skeleton.build(), "num_classes": len(self.classes), **self.options}
-        return create(self.model, **options).eval()
+        for name in ("skeleton", "num_classes"):
+            if name in self.options:
+                raise DataError(
+                    f"options: {name} cannot be an option", hint="the record's own skeleton and classes say it"
+                )
+        own = {"skeleton": self.skeleton.build(), "num_classes": len(self.classes)}
+        return from_arguments(self.model, {**own, **self.options}).eval()
 
     def build_preprocess(self) -> Preprocess:
         """Return the victim's preprocessing."""
-        return Preprocess.from_dict(self.preprocess)
+        preprocess = Preprocess.from_dict(self.preprocess)
+        preprocess.check(self.skeleton.build())
+        return preprocess
 
 
 def save_weights(
@@ -148,6 +155,11 @@ def save_weights(
     WeightsRecord
         The record as written, with the hash of the tensors.
 
+    Raises
+    ------
+    DataError
+        For tensors that are not finite, and where the file cannot be written.
+
     Examples
     --------
     >>> import tempfile
@@ -167,6 +179,12 @@ def save_weights(
     tensors = dict(module.state_dict())
     tensors |= {DEFENSE_PREFIX + key: value for key, value in (defense or {}).items()}
     stored = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    for key, value in stored.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise DataError(
+                f"{path}: not written: tensor {key!r} holds NaN or infinity",
+                hint="the training diverged; lower the learning rate (--lr)",
+            )
     record = record.model_copy(update={"sha256": _digest(stored)})
     write_tensors(Path(path), stored, record)
     return record
@@ -186,7 +204,13 @@ def load_weights(path: Path | str) -> tuple[Model, WeightsRecord]:
     try:
         module = record.build()
         record.build_preprocess()
-    except (TypeError, ValueError, RuntimeError) as error:  # DataError, or whatever an odd option provokes in torch
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+        ArithmeticError,
+        MemoryError,
+    ) as error:  # DataError, or whatever an odd option provokes in torch
         raise DataError(f"{path}: the record builds no victim: {str(error).splitlines()[0]}") from None
     if record.defense is None and any(key.startswith(DEFENSE_PREFIX) for key in tensors):
         raise DataError(f"{path}: tensors of a defense, but field 'defense' is null", hint="write the file again")
@@ -238,27 +262,33 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], record: BaseModel) 
         raise DataError(f"{path}: cannot write: {error.strerror}", hint="choose another place") from None
 
 
-def read_tensors(path: Path, kind: type[Record]) -> tuple[Record, dict[str, Tensor]]:
-    """Read what `write_tensors` wrote, with a record of this kind; `DataError` names the file and the field."""
+def read_tensors(path: Path, kind: type[Record], mend: str | None = None) -> tuple[Record, dict[str, Tensor]]:
+    """Read what `write_tensors` wrote, with a record of this kind; `DataError` names the file, the field and the mend.
+
+    ``mend`` says what to do about a file that is no good, where that is not to get it once more.
+    """
     if not path.is_file():
-        raise DataError(f"{path}: no such file", hint="give a file that funnybone train or harden wrote")
+        raise DataError(f"{path}: no such file", hint=mend or "give a file that funnybone train wrote")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, ValueError) as error:
-        raise DataError(f"{path}: not a safetensors file, cut or damaged ({error})", hint="copy it again") from None
+        raise DataError(
+            f"{path}: not a safetensors file, cut or damaged ({error})", hint=mend or "copy it again"
+        ) from None
     if ENTRY not in metadata:
         raise DataError(
             f"{path}: safetensors without the metadata entry {ENTRY!r}",
-            hint="tensors alone do not say which network, joints and classes they belong to; write with save_weights",
+            hint=mend
+            or "tensors alone do not say which network, joints and classes they belong to; write with save_weights",
         )
     try:
         return kind.model_validate_json(metadata[ENTRY]), tensors
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
-        raise DataError(f"{path}: record, field {where}: {first['msg']}", hint="write the file again") from None
+        raise DataError(f"{path}: record, field {where}: {first['msg']}", hint=mend or "write the file again") from None
 
 
 def _check_state(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], model: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from funnybone.auditing.schema import AttackResult, VictimResult
+from funnybone.auditing.units import UNITS, Unit
 
 WIDTH, HEIGHT = 440.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 12.0, 46.0
@@ -49,6 +50,7 @@ class Curves:
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     logarithmic: bool
+    unit: str
 
 
 def attack_label(attack: AttackResult) -> str:
@@ -61,16 +63,20 @@ def labels(victims: Sequence[VictimResult]) -> list[str]:
     return list(dict.fromkeys(attack_label(attack) for victim in victims for attack in victim.attacks))
 
 
-def displacement_curves(victims: Sequence[VictimResult]) -> Curves | None:
-    """Return the curves, or None where no attack succeeded on any clip.
+def displacement_curves(victims: Sequence[VictimResult], unit: str = "metre") -> Curves | None:
+    """Return the curves, or None where no attack succeeded on any clip; ``unit`` is that of the data.
 
     Examples
     --------
     >>> displacement_curves([]) is None
     True
     """
+    shown = UNITS[unit]
     places = sorted(
-        1000 * metres for victim in victims for attack in victim.attacks for metres, _ in attack.success_by_displacement
+        shown.scale * place
+        for victim in victims
+        for attack in victim.attacks
+        for place, _ in attack.success_by_displacement
     )
     positive = [place for place in places if place > 0]
     if not positive:
@@ -84,7 +90,7 @@ def displacement_curves(victims: Sequence[VictimResult]) -> Curves | None:
         Panel(
             victim.name,
             [
-                _curve(attack, names.index(attack_label(attack)), axis)
+                _curve(attack, names.index(attack_label(attack)), axis, shown)
                 for attack in victim.attacks
                 if attack.success_by_displacement
             ],
@@ -94,7 +100,7 @@ def displacement_curves(victims: Sequence[VictimResult]) -> Curves | None:
         if victim.attacks
     ]
     y_ticks = [Tick(_y(share), f"{100 * share:.0f}") for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    return Curves(panels, axis.ticks(), y_ticks, logarithmic)
+    return Curves(panels, axis.ticks(), y_ticks, logarithmic, shown.distance)
 
 
 @dataclass(frozen=True)
@@ -104,8 +110,8 @@ class _Axis:
     marks: tuple[float, ...]
     logarithmic: bool
 
-    def __call__(self, millimetres: float) -> float:
-        value = min(max(millimetres, self.low), self.high)
+    def __call__(self, displacement: float) -> float:
+        value = min(max(displacement, self.low), self.high)
         if self.logarithmic:
             share = math.log(value / self.low) / math.log(self.high / self.low)
         else:
@@ -154,21 +160,21 @@ def _y(share: float) -> float:
     return TOP + (1 - share) * (HEIGHT - TOP - BOTTOM)
 
 
-def _curve(attack: AttackResult, index: int, axis: _Axis) -> Curve:
-    points = sorted(attack.success_by_displacement)
+def _curve(attack: AttackResult, index: int, axis: _Axis, unit: Unit) -> Curve:
+    points = sorted((unit.scale * place, share) for place, share in attack.success_by_displacement)
     path = [f"M{LEFT:.1f} {_y(0.0):.1f}"]
     drawn = (LEFT, _y(0.0))
-    for metres, share in points:
-        here = (axis(1000 * metres), _y(share))
+    for place, share in points:
+        here = (axis(place), _y(share))
         # Hundreds of clips make steps finer than a line is wide.
-        if math.dist(here, drawn) < 0.4 and (metres, share) != points[-1]:
+        if math.dist(here, drawn) < 0.4 and (place, share) != points[-1]:
             continue
         path.append(f"H{here[0]:.1f}V{here[1]:.1f}")
         drawn = here
     path.append(f"H{WIDTH - RIGHT:.1f}")
-    last_metres, last_share = points[-1]
-    half = next((metres for metres, share in points if share >= 0.5), None)
-    described = f"{attack_label(attack)}: {100 * last_share:.1f} % within {1000 * last_metres:.3g} mm"
+    last, last_share = points[-1]
+    half = next((place for place, share in points if share >= 0.5), None)
+    described = f"{attack_label(attack)}: {100 * last_share:.1f} % within {last:.3g} {unit.distance}"
     if half is not None:
-        described += f", half within {1000 * half:.3g} mm"
+        described += f", half within {half:.3g} {unit.distance}"
     return Curve(attack_label(attack), index % _SERIES, index // _SERIES, "".join(path), drawn, described)

@@ -5,15 +5,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from funnybone.auditing import files
-from funnybone.auditing.ledger import Ledger, Row
-from funnybone.auditing.run import RESULT
+from funnybone.auditing.ledger import REPORT, RESULT, Ledger
+from funnybone.auditing.rows import Row
 from funnybone.auditing.schema import AuditResult
 from funnybone.clips import Clips
 from funnybone.errors import DataError
 from funnybone.report.examples import Example
 from funnybone.report.html import render
 
-REPORT = "report.html"
 # Coordinates of all examples together: about 5 bytes each in the page, which should open at once and fit into a mail.
 _MOST_COORDINATES = 2_000_000
 
@@ -37,16 +36,14 @@ def write_report(folder: Path, path: Path | None = None, examples: int = 6) -> P
     DataError
         When the folder holds no finished audit, or a part of it is missing or damaged.
     """
+    finished = (folder / RESULT).is_file()  # before the ledger is opened, which verifies a finished one
     with Ledger.read(folder) as ledger:
-        if not (folder / RESULT).is_file():
+        if not finished:
             raise DataError(f"{folder}: the audit is not finished", hint="the same funnybone audit command goes on")
         result = AuditResult.load(folder / RESULT)
         page = render(result, choose_examples(ledger, result, examples))
     path = folder / REPORT if path is None else path
-    try:
-        files.replace(path, lambda unfinished: unfinished.write_text(page, encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}", hint="choose another file") from None
+    files.replace(path, lambda unfinished: unfinished.write_text(page, encoding="utf-8"))
     return path
 
 

@@ -11,6 +11,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from funnybone.auditing.schema import AttackResult, AuditResult, VictimResult
+from funnybone.auditing.units import UNITS, Unit
 from funnybone.report import charts, numbers
 from funnybone.report.examples import Example
 from funnybone.report.payload import to_script
@@ -33,13 +34,14 @@ def render(audit: AuditResult, examples: Sequence[Example]) -> str:
     --------
     >>> from funnybone.auditing.schema import DataSummary
     >>> data = DataSummary(name="made up", split=None, n=0, classes=[], frames=0, persons=1, skeleton="NTU25",
-    ...                    synthetic=True, sha256="")
+    ...                    unit="metre", synthetic=True, sha256="")
     >>> audit = AuditResult(seed=0, suite="quick", data=data, victims=[], warnings=[], environment={})
     >>> page = render(audit, [])
     >>> "Synthetic data" in page, "https://" in page
     (True, False)
     """
     styles = _static("report.css") + (_static("player.css") if examples else "")
+    unit = UNITS[audit.data.unit]
     scripts = {"theme": _static("theme.js"), "player": _static("player.js") if examples else ""}
     return (
         _environment()
@@ -52,12 +54,14 @@ def render(audit: AuditResult, examples: Sequence[Example]) -> str:
             examples=examples,
             motions=Markup(to_script(examples)),
             attack_count=len(charts.labels(audit.victims)),
-            worst={victim.name: _worst(victim) for victim in audit.victims},
+            strongest={victim.name: _strongest(victim) for victim in audit.victims},
+            unit=unit,
+            per_second2=unit.per_second2.replace("2", "²"),
             series=charts.labels(audit.victims),
             attack_label=charts.attack_label,
-            curves=charts.displacement_curves(audit.victims),
+            curves=charts.displacement_curves(audit.victims, audit.data.unit),
             frame=charts,
-            table=_table(audit.victims),
+            table=_table(audit.victims, unit),
             settings=_settings(audit.victims),
             on_manifold=any(
                 attack.on_manifold_rate is not None for victim in audit.victims for attack in victim.attacks
@@ -80,16 +84,16 @@ def _policy(styles: str, scripts: Sequence[str]) -> str:
     )
 
 
-def _worst(victim: VictimResult) -> AttackResult | None:
-    """The attack that leaves the least; the first of those that leave the same."""
+def _strongest(victim: VictimResult) -> AttackResult | None:
+    """The attack that alone leaves the least; the first of those that leave the same."""
     return min(victim.attacks, key=lambda attack: attack.robust_accuracy, default=None)
 
 
-def _table(victims: Sequence[VictimResult]) -> dict[str, list[str]]:
+def _table(victims: Sequence[VictimResult], unit: Unit) -> dict[str, list[str]]:
     """Columns of measurements over all victims, each with its own decimals, in the order of the rows."""
     attacks = [attack for victim in victims for attack in victim.attacks]
     return {
-        "position": numbers.column([attack.position_m for attack in attacks], scale=1000),
+        "position": numbers.column([attack.position_m for attack in attacks], scale=unit.scale),
         "acceleration": numbers.column([attack.acceleration for attack in attacks]),
         "angle": numbers.column([attack.joint_angle_acceleration for attack in attacks]),
         "bones": numbers.column([attack.bone_length_change for attack in attacks], scale=100),

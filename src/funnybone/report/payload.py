@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from funnybone.auditing.units import UNITS
 from funnybone.errors import DataError
 from funnybone.report.examples import Example
 
@@ -22,7 +23,6 @@ _LIMIT = 32767
 _STEP = 1e-4
 # Axes turned in a circle, so that the vertical one comes second and left stays left.
 _UPRIGHT = {"x": (2, 0, 1), "y": (0, 1, 2), "z": (1, 2, 0)}
-_SCALES = {"metre": (1000.0, "mm"), "pixel": (1.0, "px"), "normalised": (1.0, "units")}
 
 
 def encode(example: Example) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def encode(example: Example) -> dict[str, Any]:
     moved = found & np.isfinite(displacement).all(-1)
     low, high = clean[found].min(0), clean[found].max(0)
     offset = (low + high) / 2
-    scale, unit = _SCALES[example.unit]
+    unit = UNITS[example.unit]
     return {
         "clip": example.clip,
         "victim": example.victim,
@@ -68,8 +68,8 @@ def encode(example: Example) -> dict[str, Any]:
         "adversarialPrediction": example.adversarial_prediction,
         "success": example.success,
         "displacement": example.displacement if math.isfinite(example.displacement) else None,
-        "unit": unit,
-        "unitScale": scale,
+        "unit": unit.distance,
+        "unitScale": float(unit.scale),
         "fps": example.fps,
         "firstFrame": first,
         "persons": len(valid),
@@ -110,10 +110,10 @@ def _check(example: Example) -> None:
         )
     if shape[2] != len(example.skeleton.joints) or shape[3] not in (2, 3):
         raise DataError(f"{where}: {shape[2]} joints of {shape[3]} dimensions on {example.skeleton.name}")
-    if example.up not in _UPRIGHT or example.unit not in _SCALES:
+    if example.up not in _UPRIGHT or example.unit not in UNITS:
         raise DataError(
             f"{where}: up is {example.up!r}, unit {example.unit!r}",
-            hint=f"up is one of {', '.join(_UPRIGHT)}, unit one of {', '.join(_SCALES)}",
+            hint=f"up is one of {', '.join(_UPRIGHT)}, unit one of {', '.join(UNITS)}",
         )
     if not example.fps > 0 or not math.isfinite(example.fps):
         raise DataError(f"{where}: fps is {example.fps}", hint="give frames per second")
