@@ -47,6 +47,9 @@ app.command(_models)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    # Before torch is loaded, which reads it once. OpenMP's threads spin while they wait for each other: where other
+    # programs want the cores as well, that takes the time from the thread that they are waiting for.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     tokens = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in tokens
     tokens = [token for token in tokens if token != "--debug"]
