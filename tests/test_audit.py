@@ -286,7 +286,7 @@ def test_what_is_not_in_metres_is_not_attacked_in_metres_nor_shown_in_them(tmp_p
     assert done.result.data.unit == unit
     moved = done.result.victims[0].attacks[0].position_m
     _, head, _, line, *_ = str(done).splitlines()
-    assert f"position {short}  acc. {short}/s2" in head
+    assert f"pos. {short}  acc {short}/s2" in head
     assert f" {moved:.1f} " in line
     page = done.to_html().read_text()
     assert f"displacement, {short}<" in page

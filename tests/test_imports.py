@@ -15,10 +15,7 @@ SOURCE = Path(funnybone.__file__).parent
 
 # A part may import itself and the parts of the lines above its own, and nothing else.
 LEVELS = (
-    (
-        "tables",
-        "errors",
-    ),
+    ("errors", "tables", "units"),
     ("registry", "settings", "skeletons"),
     ("clips",),
     ("clips_io", "motion"),

@@ -113,7 +113,7 @@ def attack(name: str = "smart", **changes) -> AttackResult:
         "robust_accuracy_ci95": (0.0056, 0.0707),
         "queries_median": None,
         "steps_median": 37.0,
-        "position": 0.0031,
+        "position_m": 0.0031,
         "acceleration": 0.96,
         "joint_angle_acceleration": 5.27,
         "bone_length_change": 0.004,
@@ -128,7 +128,7 @@ def attack(name: str = "smart", **changes) -> AttackResult:
 
 def nothing_fell(name: str) -> AttackResult:
     absent = dict.fromkeys(
-        ("steps_median", "position", "acceleration", "joint_angle_acceleration", "bone_length_change")
+        ("steps_median", "position_m", "acceleration", "joint_angle_acceleration", "bone_length_change")
     )
     return attack(
         name,

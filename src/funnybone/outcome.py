@@ -16,6 +16,7 @@ from funnybone.clips import Clips
 from funnybone.clips_io import from_parts, own_memory, to_parts
 from funnybone.errors import DataError
 from funnybone.metrics.intervals import wilson
+from funnybone.units import UNITS
 
 FORMAT = 1
 _VECTORS = (
@@ -97,8 +98,6 @@ class Outcome:
         return float(chosen.mean()) if len(chosen) else None
 
     def __str__(self) -> str:
-        from funnybone.auditing.units import UNITS  # that package imports this module
-
         attacked, succeeded = int(self.attacked.sum()), int(self.success.sum())
         parts = [f"n={len(self)}", f"attacked {attacked}"]
         interval = wilson(succeeded, attacked)

@@ -1,8 +1,8 @@
 """An audit as a table: the same columns on a terminal, in plain text and in Python."""
 
 from funnybone.auditing.schema import AuditResult
-from funnybone.auditing.units import UNITS
 from funnybone.tables import number, plain, rate
+from funnybone.units import UNITS
 
 
 def headers(unit: str = "metre") -> tuple[str, ...]:

@@ -136,7 +136,7 @@ def create(
 
 def from_arguments(name: str, arguments: dict[str, Any]) -> Model:
     """Return a freshly initialised network from what a file says that its constructor was given: nothing is trusted."""
-    known = set(inspect.signature(models[name]).parameters)
+    known = _argument_names(name)
     unknown = sorted(arguments.keys() - known)
     if unknown:
         own = ", ".join(sorted(option_names(name)))
@@ -180,5 +180,12 @@ def option_names(name: str) -> set[str]:
     >>> sorted(option_names("stgcn"))
     ['dropout', 'in_channels', 'max_hop', 'width']
     """
-    shared = {"skeleton", "num_classes", "persons", "frames"}
-    return set(inspect.signature(models[name]).parameters) - shared
+    return _argument_names(name) - {"skeleton", "num_classes", "persons", "frames"}
+
+
+def _argument_names(name: str) -> set[str]:
+    """Names that a constructor takes; one that hands everything on takes those of `Model` too."""
+    parameters = inspect.signature(models[name]).parameters.values()
+    named = {part.name for part in parameters if part.kind not in (part.VAR_POSITIONAL, part.VAR_KEYWORD)}
+    hands_on = any(part.kind is part.VAR_KEYWORD for part in parameters)
+    return named | (set(inspect.signature(Model).parameters) if hands_on else set())

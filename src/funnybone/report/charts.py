@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from funnybone.auditing.schema import AttackResult, VictimResult
-from funnybone.auditing.units import UNITS, Unit
+from funnybone.units import UNITS, Unit
 
 WIDTH, HEIGHT = 440.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 12.0, 46.0

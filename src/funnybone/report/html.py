@@ -11,10 +11,10 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from funnybone.auditing.schema import AttackResult, AuditResult, VictimResult
-from funnybone.auditing.units import UNITS, Unit
 from funnybone.report import charts, numbers
 from funnybone.report.examples import Example
 from funnybone.report.payload import to_script
+from funnybone.units import UNITS, Unit
 
 
 def render(audit: AuditResult, examples: Sequence[Example]) -> str:

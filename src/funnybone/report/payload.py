@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from funnybone.auditing.units import UNITS
 from funnybone.errors import DataError
 from funnybone.report.examples import Example
+from funnybone.units import UNITS
 
 _MISSING = -32768  # a joint that was not seen: drawn by nobody
 _LIMIT = 32767
