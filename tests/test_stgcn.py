@@ -9,8 +9,9 @@ from safetensors.torch import load_file
 
 from funnybone.errors import DataError
 from funnybone.models import create, models, names
-from funnybone.models.graphs import columns_normalised, hop_distances, spatial_partition
+from funnybone.models.graphs import columns_normalised, graph_of, hop_distances, spatial_partition
 from funnybone.skeletons import ALL, NTU25, OPENPOSE18
+from textbook import stgcn
 
 GOLDEN = Path(__file__).parents[1].parent / "shared" / "golden" / "st_gcn.safetensors"
 
@@ -93,8 +94,8 @@ def test_parameters_and_keys_are_the_authors():
 
 
 def test_hop_distances_beyond_the_reach_are_all_alike():
-    assert hop_distances(NTU25, 1).unique().tolist() == [0, 1, 2]
-    centre = hop_distances(NTU25, 1)[NTU25.centre]
+    assert hop_distances(graph_of(NTU25), 1).unique().tolist() == [0, 1, 2]
+    centre = hop_distances(graph_of(NTU25), 1)[NTU25.centre]
     assert int((centre == 2).sum()) == 20
 
 
@@ -107,14 +108,14 @@ def test_hop_distances_beyond_the_reach_are_all_alike():
     ],
 )
 def test_spatial_partition_has_the_published_counts(skeleton, hops, counts):
-    assert (spatial_partition(skeleton, hops) > 0).sum((1, 2)).tolist() == counts
+    assert (spatial_partition(graph_of(skeleton), hops) > 0).sum((1, 2)).tolist() == counts
 
 
 @pytest.mark.parametrize("skeleton", ALL, ids=lambda skeleton: skeleton.name)
 def test_spatial_partition_splits_the_normalised_graph(skeleton):
     for hops in (1, 2):
-        parts = spatial_partition(skeleton, hops)
-        graph = columns_normalised((hop_distances(skeleton, hops) <= hops).double()).float()
+        parts = spatial_partition(graph_of(skeleton), hops)
+        graph = columns_normalised((hop_distances(graph_of(skeleton), hops) <= hops).double()).float()
         torch.testing.assert_close(parts.sum(0), graph)
         torch.testing.assert_close(parts.sum((0, 1)), torch.ones(len(skeleton.joints)))
         assert ((parts > 0).sum(0) <= 1).all()
@@ -180,31 +181,17 @@ def test_persons_may_be_swapped_and_clips_do_not_touch_each_other():
     torch.testing.assert_close(net(xyz)[1:2], net(xyz[1:2]))
 
 
-def textbook(net, xyz):
-    """ST-GCN as the paper writes it, channels first, batch norms where they stand."""
-    n, m, t, v, c = xyz.shape
-    x = net.data_bn(xyz.permute(0, 1, 3, 4, 2).reshape(n * m, v * c, t))
-    x = x.view(n * m, v, c, t).permute(0, 2, 3, 1)
-    for block, importance in zip(net.st_gcn_networks, net.edge_importance, strict=True):
-        y = block.gcn.conv(x)
-        y = y.view(len(x), len(net.A), -1, *x.shape[2:])
-        y = torch.einsum("nkctv,kvw->nctw", y, net.A * importance)
-        y = block.tcn[3](block.tcn[2](block.tcn[1](block.tcn[0](y))))
-        x = torch.relu(y + (0 if block.residual is None else block.residual(x)))
-    return x.mean((2, 3)).view(n, m, -1).mean(1)
-
-
 @pytest.mark.parametrize("training", [False, True])
 def test_folding_is_exact_and_training_updates_the_same_statistics(training):
     nets = [small(dropout=0.0, persons=1).double().train(training) for _ in range(2)]
     xyz = torch.randn(4, 1, 9, 25, 3, dtype=torch.float64)
-    found, expected = nets[0].features(xyz), textbook(nets[1], xyz)
+    found, expected = nets[0](xyz), stgcn.forward(nets[1], xyz)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
     for (name, a), b in zip(nets[0].state_dict().items(), nets[1].state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, msg=name)
     for features in (found, expected):
         features.square().sum().backward()
-    gradients = [[p.grad for name, p in net.named_parameters() if not name.startswith("fcn")] for net in nets]
+    gradients = [[p.grad for p in net.parameters()] for net in nets]
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from funnybone.errors import DataError
+from funnybone.models.objective import Objective
 from funnybone.models.recipe import Recipe
 from funnybone.registry import Registry
 from funnybone.skeletons import NTU25, Skeleton
@@ -39,9 +40,15 @@ class Model(nn.Module, ABC):
     ----------
     recipe : Recipe
         How the family is trained unless something else is said.
+    symmetric : bool
+        Whether the persons' order makes no difference.
+    skips_empty : bool
+        Whether frames in which nobody is present make no difference.
     """
 
     recipe: ClassVar[Recipe] = Recipe()
+    symmetric: ClassVar[bool] = False
+    skips_empty: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -70,6 +77,10 @@ class Model(nn.Module, ABC):
     @abstractmethod
     def classify(self, features: Float[Tensor, "N F"]) -> Float[Tensor, "N K"]:
         """Logits of a feature vector: the last layer alone."""
+
+    def objective(self, label_smoothing: float) -> Objective:
+        """What training this network minimises."""
+        return Objective(label_smoothing)
 
     def check(self, xyz: Tensor) -> None:
         """Raise `DataError` when an input is not (N, M, T, V, C) floats of this network's sizes."""
@@ -178,7 +189,7 @@ def option_names(name: str) -> set[str]:
     Examples
     --------
     >>> sorted(option_names("stgcn"))
-    ['dropout', 'in_channels', 'max_hop', 'width']
+    ['dropout', 'graph', 'in_channels', 'max_hop', 'width']
     """
     return _argument_names(name) - {"skeleton", "num_classes", "persons", "frames"}
 

@@ -4,11 +4,11 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from funnybone.errors import DataError
-from funnybone.models.graphs import spatial_partition
+from funnybone.models.graphs import graph_of, spatial_partition
+from funnybone.models.layers import Dropout, batch_norm, over_time, pointwise, scale_and_shift, share_absent
 from funnybone.models.registry import Model, register_model
 from funnybone.skeletons import NTU25, Skeleton
 
@@ -43,6 +43,8 @@ class STGCN(Model):
         Share of activations dropped in training in every block but the first.
     max_hop : int
         Reach of one graph convolution, in bones.
+    graph : str
+        ``"skeleton"``, or a graph of published attack code: see `graphs.graph_of`.
 
     References
     ----------
@@ -57,6 +59,8 @@ class STGCN(Model):
     (torch.Size([2, 14]), torch.Size([2, 32]))
     """
 
+    symmetric = True
+
     def __init__(
         self,
         skeleton: Skeleton = NTU25,
@@ -67,18 +71,19 @@ class STGCN(Model):
         width: int = 64,
         dropout: float = 0.5,
         max_hop: int = 1,
+        graph: str = "skeleton",
     ) -> None:
         super().__init__(skeleton, num_classes, persons, frames, in_channels)
-        graph = spatial_partition(skeleton, max_hop)
-        self.register_buffer("A", graph)
+        partition = spatial_partition(graph_of(skeleton, graph), max_hop)
+        self.register_buffer("A", partition)
         self.data_bn = nn.BatchNorm1d(len(skeleton.joints) * in_channels)
         blocks, channels = [], in_channels
         for index, (wide, stride) in enumerate(BLOCKS):
             first = index == 0
-            blocks.append(_Block(channels, wide * width, stride, len(graph), not first, 0.0 if first else dropout))
+            blocks.append(_Block(channels, wide * width, stride, len(partition), not first, 0.0 if first else dropout))
             channels = wide * width
         self.st_gcn_networks = nn.ModuleList(blocks)
-        self.edge_importance = nn.ParameterList(nn.Parameter(torch.ones_like(graph)) for _ in BLOCKS)
+        self.edge_importance = nn.ParameterList(nn.Parameter(torch.ones_like(partition)) for _ in BLOCKS)
         self.fcn = nn.Conv2d(channels, num_classes, 1)
 
     def features(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N F"]:
@@ -90,7 +95,7 @@ class STGCN(Model):
         torch.Size([1, 16])
         """
         self.check(xyz)
-        rows, places = _share_absent(xyz.flatten(0, 1))
+        rows, places = share_absent(xyz.flatten(0, 1))
         x = self._normalise(rows)
         for block, importance in zip(self.st_gcn_networks, self.edge_importance, strict=True):
             x = block(x, cast(Tensor, self.A) * importance)
@@ -108,14 +113,11 @@ class STGCN(Model):
 class _Block(nn.Module):
     """Graph convolution, then convolution over time, plus a residual.
 
-    Activations are (rows, T, V, C): the channel last is what both the matrix products and oneDNN's convolution want,
-    so nothing is copied between them. In evaluation mode batch norm is folded into the weights of the layer before it,
-    which is exact. Together a step of an attack takes two thirds of the time of the textbook form on a CPU.
+    The channel last is what both the matrix products and oneDNN's convolution want, so nothing is copied between them.
     """
 
     def __init__(self, inside: int, outside: int, stride: int, kernels: int, residual: bool, dropout: float) -> None:
         super().__init__()
-        self.stride = stride
         self.gcn = nn.Module()
         self.gcn.conv = nn.Conv2d(inside, outside * kernels, 1)
         padding = (TEMPORAL_KERNEL // 2, 0)
@@ -124,7 +126,7 @@ class _Block(nn.Module):
             nn.ReLU(),
             nn.Conv2d(outside, outside, (TEMPORAL_KERNEL, 1), (stride, 1), padding),
             nn.BatchNorm2d(outside),
-            _Dropout(dropout),
+            Dropout(dropout),
         )
         self.residual: nn.Module | None = None
         if residual and inside == outside and stride == 1:
@@ -142,7 +144,7 @@ class _Block(nn.Module):
         """``sum_k A_k' (x W_k + b_k)``, computed as ``[A_k' x]_k W``: one product over joints, one over channels."""
         kernels, joints, _ = adjacency.shape
         norm, conv = cast(nn.BatchNorm2d, self.tcn[0]), cast(nn.Conv2d, self.gcn.conv)
-        scale, shift = _scale_and_shift(norm)
+        scale, shift = scale_and_shift(norm)
         weight = conv.weight.view(kernels, -1, x.shape[-1]) * scale[:, None]
         bias = cast(Tensor, conv.bias).view(kernels, -1) * scale
         # Rows (joint, kernel): what comes out is already the left factor of the product over channels.
@@ -151,75 +153,12 @@ class _Block(nn.Module):
         mixed = torch.bmm(spread.expand(x.shape[0] * x.shape[1], -1, -1), x.flatten(0, 1))
         y = mixed.view(-1, kernels * x.shape[-1]) @ weight.transpose(1, 2).flatten(0, 1)
         y = y.view(*x.shape[:3], len(bias[0])) + (adjacency.sum(1).T @ bias + shift)
-        return _batch_norm(y, norm)
+        return batch_norm(y, norm)
 
     def _over_time(self, y: Float[Tensor, "B T V D"]) -> Float[Tensor, "B S V D"]:
-        norm, conv = cast(nn.BatchNorm2d, self.tcn[3]), cast(nn.Conv2d, self.tcn[2])
-        weight, bias = _folded(conv, norm)
-        y = F.conv2d(y.permute(0, 3, 1, 2), weight, bias, conv.stride, cast(tuple[int, int], conv.padding))
-        return self.tcn[4](_batch_norm(y.permute(0, 2, 3, 1), norm))
+        return self.tcn[4](over_time(y, cast(nn.Conv2d, self.tcn[2]), cast(nn.BatchNorm2d, self.tcn[3])))
 
     def _shortcut(self, x: Float[Tensor, "B T V C"]) -> Float[Tensor, "B S V D"]:
         if not isinstance(self.residual, nn.Sequential):
             return x
-        norm = cast(nn.BatchNorm2d, self.residual[1])
-        weight, bias = _folded(cast(nn.Conv2d, self.residual[0]), norm)
-        return _batch_norm(F.linear(x[:, :: self.stride], weight.flatten(1), bias), norm)
-
-
-class _Dropout(nn.Module):
-    """Dropout from eight random bits for each number; PyTorch's draws one float at a time, a tenth of a training step.
-
-    The share is rounded to a 256th.
-    """
-
-    def __init__(self, share: float) -> None:
-        super().__init__()
-        self.kept = round(256 * (1 - share))
-        if not 0 < self.kept <= 256:
-            raise DataError(f"dropout is {share}", hint="give a share from 0 to below 1")
-
-    def forward(self, y: Float[Tensor, "B S V D"]) -> Float[Tensor, "B S V D"]:
-        if not self.training or self.kept == 256:
-            return y
-        words = torch.empty(y.numel() // 8 + 1, dtype=torch.int64, device=y.device).random_(-(2**63), None)
-        kept = words.view(torch.uint8)[: y.numel()].view(y.shape) < self.kept
-        return y * (kept * (256 / self.kept))
-
-
-def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
-    """What batch norm does to each channel in evaluation mode; one and zero while it trains."""
-    if norm.training:
-        return torch.ones_like(norm.weight), torch.zeros_like(norm.bias)
-    mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
-    scale = norm.weight * torch.rsqrt(variance + norm.eps)
-    return scale, norm.bias - mean * scale
-
-
-def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the convolution with the following batch norm inside, where that does not train."""
-    scale, shift = _scale_and_shift(norm)
-    return conv.weight * scale[:, None, None, None], cast(Tensor, conv.bias) * scale + shift
-
-
-def _batch_norm(y: Float[Tensor, "B T V D"], norm: nn.BatchNorm2d) -> Float[Tensor, "B T V D"]:
-    """Batch norm while it trains; otherwise it is already in the weights."""
-    return norm(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) if norm.training else y
-
-
-def _share_absent(rows: Float[Tensor, "B T V C"]) -> tuple[Float[Tensor, "R T V C"], Int[Tensor, " B"]]:
-    """Rows to compute, and for each row of the input the one that stands for it: all absent persons share one.
-
-    The feature of an all-zero person is the same in every clip, so one row of zeros serves all. Exact in evaluation
-    mode, but for the gradient at absent persons, which is zero here: no attack may move them. In training mode batch
-    norm counts the zeros once for each batch, not once for each absent person, and they share one dropout mask.
-    """
-    places = torch.arange(len(rows), device=rows.device)
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # an exported graph cannot depend on who is present
-        return rows, places
-    present = (rows != 0).flatten(1).any(1)
-    kept = present.nonzero().flatten()
-    if len(rows) - len(kept) < 2:
-        return rows, places
-    shared = torch.cat([rows.index_select(0, kept), rows.new_zeros(1, *rows.shape[1:])])
-    return shared, torch.where(present, present.cumsum(0) - 1, len(kept))
+        return pointwise(x, cast(nn.Conv2d, self.residual[0]), cast(nn.BatchNorm2d, self.residual[1]))

@@ -1,0 +1,88 @@
+"""Parts that several families are built of; activations are (rows, T, V, C), the channel last.
+
+In evaluation mode batch norm is folded into the weights of the layer before it, which is exact; while it trains, it
+runs where it stands. So a family keeps the authors' modules, and with them their keys, and calls these functions on
+them.
+"""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from funnybone.errors import DataError
+
+
+class Dropout(nn.Module):
+    """Dropout from eight random bits for each number; PyTorch's draws one float at a time, a tenth of a training step.
+
+    The share is rounded to a 256th.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.kept = round(256 * (1 - share))
+        if not 0 < self.kept <= 256:
+            raise DataError(f"dropout is {share}", hint="give a share from 0 to below 1")
+
+    def forward(self, y: Float[Tensor, "B S V D"]) -> Float[Tensor, "B S V D"]:
+        if not self.training or self.kept == 256:
+            return y
+        words = torch.empty(y.numel() // 8 + 1, dtype=torch.int64, device=y.device).random_(-(2**63), None)
+        kept = words.view(torch.uint8)[: y.numel()].view(y.shape) < self.kept
+        return y * (kept * (256 / self.kept))
+
+
+def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
+    """What batch norm does to each channel in evaluation mode; one and zero while it trains."""
+    if norm.training:
+        return torch.ones_like(norm.weight), torch.zeros_like(norm.bias)
+    mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    return scale, norm.bias - mean * scale
+
+
+def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the convolution with the following batch norm inside, where that does not train."""
+    scale, shift = scale_and_shift(norm)
+    weight = conv.weight * scale[:, None, None, None]
+    return weight, shift if conv.bias is None else conv.bias * scale + shift
+
+
+def batch_norm(y: Float[Tensor, "B T V D"], norm: nn.BatchNorm2d) -> Float[Tensor, "B T V D"]:
+    """Batch norm while it trains; otherwise it is already in the weights of the layer before."""
+    return norm(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) if norm.training else y
+
+
+def pointwise(x: Float[Tensor, "B T V C"], conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Float[Tensor, "B S V D"]:
+    """A 1x1 convolution, with its stride over time, and the batch norm after it."""
+    weight, bias = folded(conv, norm)
+    return batch_norm(F.linear(x[:, :: conv.stride[0]], weight.flatten(1), bias), norm)
+
+
+def over_time(x: Float[Tensor, "B T V C"], conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Float[Tensor, "B S V D"]:
+    """A convolution over time and the batch norm after it."""
+    weight, bias = folded(conv, norm)
+    padding, dilation = cast(tuple[int, int], conv.padding), cast(tuple[int, int], conv.dilation)
+    y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, conv.stride, padding, dilation)
+    return batch_norm(y.permute(0, 2, 3, 1), norm)
+
+
+def share_absent(rows: Float[Tensor, "B T V C"]) -> tuple[Float[Tensor, "R T V C"], Int[Tensor, " B"]]:
+    """Rows to compute, and for each row of the input the one that stands for it: all absent persons share one.
+
+    The feature of an all-zero person is the same in every clip, so one row of zeros serves all. Exact in evaluation
+    mode, but for the gradient at absent persons, which is zero here: no attack may move them. In training mode batch
+    norm counts the zeros once for each batch, not once for each absent person, and they share one dropout mask.
+    """
+    places = torch.arange(len(rows), device=rows.device)
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # an exported graph cannot depend on who is present
+        return rows, places
+    present = (rows != 0).flatten(1).any(1)
+    kept = present.nonzero().flatten()
+    if len(rows) - len(kept) < 2:
+        return rows, places
+    shared = torch.cat([rows.index_select(0, kept), rows.new_zeros(1, *rows.shape[1:])])
+    return shared, torch.where(present, present.cumsum(0) - 1, len(kept))
