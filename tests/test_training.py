@@ -7,12 +7,14 @@ import torch
 
 from funnybone.clips import Clips
 from funnybone.errors import DataError
-from funnybone.models import Preprocess, Recipe, create, load_weights, models, save_weights
+from funnybone.models import Preprocess, Recipe, create, load_weights, names, recipe_for, save_weights
 from funnybone.models.weights import read_tensors, write_tensors
 from funnybone.skeletons import COCO17
-from funnybone.training import CheckpointRecord, _varied, evaluate, train
+from funnybone.training import evaluate, train
+from funnybone.training.augment import varied
+from funnybone.training.checkpoint import CheckpointRecord
 
-RECIPE = Recipe(epochs=4, batch=6, max_lr=0.01)
+RECIPE = Recipe(epochs=4, batch=6, max_lr=0.01, validation=0.0)
 OPTIONS = {"width": 4}
 
 
@@ -63,7 +65,7 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_state(clips,
     again = train("stgcn", clips, recipe=RECIPE, options=OPTIONS, seed=3)
     assert torch.equal(torch.get_rng_state(), before)
     assert same(again.module, whole.module)
-    assert again.losses == whole.losses
+    assert again.curves == whole.curves
     assert not same(train("stgcn", clips, recipe=RECIPE, options=OPTIONS, seed=4).module, whole.module)
 
 
@@ -84,7 +86,7 @@ def test_killed_and_resumed_ends_with_the_same_weights(clips, whole, tmp_path):
     arguments = {"recipe": RECIPE, "options": OPTIONS, "seed": 3, "checkpoint": checkpoint}
     resumed = train("stgcn", clips, **arguments, progress=steps.append)
     assert same(resumed.module, whole.module)
-    assert resumed.losses == whole.losses
+    assert resumed.curves == whole.curves
     assert [now.step for now in steps] == [7, 8, 9, 10, 11, 12]
     assert all(now.steps == 12 for now in steps)
     assert [now.epoch for now in steps] == [2, 2, 2, 3, 3, 3]
@@ -94,12 +96,12 @@ def test_killed_and_resumed_ends_with_the_same_weights(clips, whole, tmp_path):
 
 
 def test_a_checkpoint_of_another_training_is_refused(clips, tmp_path):
-    checkpoint, recipe = tmp_path / "a.partial", Recipe(epochs=1)
+    checkpoint, recipe = tmp_path / "a.partial", Recipe(epochs=1, validation=0.0)
     arguments = {"recipe": recipe, "options": OPTIONS, "seed": 3, "checkpoint": checkpoint}
     train("stgcn", clips, **arguments)
     others = {
         "seed": {**arguments, "seed": 4},
-        "recipe": {**arguments, "recipe": Recipe(epochs=2)},
+        "recipe": {**arguments, "recipe": Recipe(epochs=2, validation=0.0)},
         "options": {**arguments, "options": {"width": 8}},
         "preprocess": {**arguments, "preprocess": Preprocess(centre="none")},
     }
@@ -153,7 +155,8 @@ def test_a_weights_file_is_not_a_checkpoint(clips, whole, tmp_path):
 def test_it_learns_and_the_record_says_what_was_done(tmp_path):
     clips = waves(36)
     recipe = Recipe(epochs=16, batch=6, max_lr=0.02, rotation=0.3, label_smoothing=0.0)
-    module, record, losses = train("stgcn", clips, recipe=recipe, options={"width": 4, "dropout": 0.0}, split="train")
+    module, record, curves = train("stgcn", clips, recipe=recipe, options={"width": 4, "dropout": 0.0}, split="train")
+    losses = [epoch.loss for epoch in curves["joint"]]
     assert losses[-1] < 0.5 * losses[0]
     assert len(losses) == 16
     accuracy = evaluate(module, waves(seed=0, n=30), record.build_preprocess(), batch=7, split="test")
@@ -181,7 +184,7 @@ def test_the_recipe_sets_the_dropout_unless_an_option_does(clips):
 def test_two_persons_one_absent_and_two_coordinates():
     two = waves(persons=2)
     two = two.with_xyz(torch.cat([two.xyz[:, :1], torch.zeros_like(two.xyz[:, 1:])], 1))
-    assert math.isfinite(train("stgcn", two, recipe=Recipe(epochs=1), options=OPTIONS).losses[0])
+    assert math.isfinite(train("stgcn", two, recipe=Recipe(epochs=1), options=OPTIONS).curves["joint"][0].loss)
     flat = waves().with_xyz(waves().xyz[..., :2])
     module, record, _ = train("stgcn", flat, recipe=Recipe(epochs=1), options=OPTIONS)
     assert record.options["in_channels"] == 2
@@ -201,12 +204,12 @@ def test_evaluate_leaves_the_mode_and_counts(clips):
 def test_random_turns_keep_the_vertical_and_the_shape(up):
     xyz, axis = torch.randn(50, 1, 3, 17, 3), "xyz".index(up)
     generator = torch.Generator().manual_seed(0)
-    turned = _varied(xyz, Recipe(scale=0.0), up, generator)
+    turned = varied(xyz, Recipe(scale=0.0), up, generator)
     torch.testing.assert_close(turned[..., axis], xyz[..., axis])
     torch.testing.assert_close(COCO17.bone_lengths(turned), COCO17.bone_lengths(xyz))
     assert (turned - xyz).abs().amax((1, 2, 3, 4)).min() > 0.001
-    assert torch.equal(_varied(xyz, Recipe(scale=0.0, rotation=0.0), up, generator), xyz)
-    ratio = (_varied(xyz, Recipe(rotation=0.0), up, generator) / xyz).flatten(1)
+    assert torch.equal(varied(xyz, Recipe(scale=0.0, rotation=0.0), up, generator), xyz)
+    ratio = (varied(xyz, Recipe(rotation=0.0), up, generator) / xyz).flatten(1)
     torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio))
     assert 0.89 < ratio.min() < 0.95
     assert 1.05 < ratio.max() < 1.11
@@ -251,4 +254,4 @@ def test_one_clip_is_too_few(clips):
 
 
 def test_every_model_has_a_recipe():
-    assert all(isinstance(models[name].recipe, Recipe) for name in models.names())
+    assert all(isinstance(recipe_for(name), Recipe) for name in names())

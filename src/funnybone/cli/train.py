@@ -1,8 +1,8 @@
 """``funnybone train``: a victim from scratch."""
 
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -22,6 +22,12 @@ from funnybone.cli.common import (
 )
 from funnybone.cli.config import typed
 
+if TYPE_CHECKING:
+    from funnybone.models import Recipe, WeightsRecord
+    from funnybone.training import Progress, Trained
+
+Pairs = Annotated[list[str] | None, Parameter(negative_iterable="")]
+
 
 def train(
     model: str,
@@ -30,18 +36,26 @@ def train(
     data: str,
     out: Path,
     split: str | None = None,
+    streams: str = "joint",
+    fusion: str | None = None,
+    recipe: Literal["small", "published"] = "small",
     epochs: int | None = None,
     lr: float | None = None,
-    set: Annotated[list[str] | None, Parameter(negative_iterable="")] = None,
+    set: Pairs = None,
+    option: Pairs = None,
+    validate: str | None = None,
     frames: Annotated[int, Length] = FRAMES,
+    precision: Literal["fp32", "bf16"] = "fp32",
     seed: Seed = 0,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Train a victim from scratch and measure its accuracy once, at the end, on the part that was left out.
 
-    Interrupted at any moment, the same command continues after the last whole epoch, kept in FILE.partial. Another
-    command does not touch that file: remove it, or choose another --out.
+    Beside the weights it writes the learning curves, FILE.curves.json and FILE.curves.svg (the picture needs
+    matplotlib). Interrupted at any moment, the same command continues after the last whole epoch, kept in FILE.partial.
+    Another command does not touch that file: remove it, or choose another --out. Several devices:
+    accelerate launch -m funnybone train ...
 
     Parameters
     ----------
@@ -53,48 +67,66 @@ def train(
         The weights file to write, accepted wherever a victim is named. Never overwritten.
     split
         The test part, as KEY:VALUE,VALUE; training takes the others. By default the test part of a named data set.
+    streams
+        What networks are shown: joint, bone, joint_motion, bone_motion. Several, with commas between, are trained apart
+        and answer together.
+    fusion
+        Weights of the streams in the sum of their logits, with commas between; all one by default.
+    recipe
+        Which of the family's recipes: for small data on a CPU, or the published one.
     epochs
         Passes over the training clips.
     lr
         Learning rate at the top of its cycle.
     set
         Anything else of the recipe, as key=value (batch, weight_decay, ...); can be given several times.
+    option
+        The model's own options, as key=value (width, ...); can be given several times.
+    validate
+        Training clips that choose the epoch whose weights are kept, as KEY:VALUE,VALUE. By default a tenth of each
+        class (the recipe's validation=0.1).
     frames
         Resample clips to this length.
+    precision
+        bf16 trains in mixed precision, which needs accelerate.
     """
     from funnybone import models
     from funnybone.data.registry import find
-    from funnybone.settings import build
-    from funnybone.training import Progress, evaluate
+    from funnybone.training import evaluate, hardware
     from funnybone.training import train as fit
 
-    own = models.models[model].recipe
-    named = {"epochs": epochs, "max_lr": lr}
-    settings = typed("recipe", type(own), set or []) | {key: value for key, value in named.items() if value is not None}
-    recipe = build("training", "recipe", type(own), asdict(own) | settings)
+    chosen = _recipe(model, recipe, set, option, {"epochs": epochs, "max_lr": lr})
     split = test_part(data, split)
     source, clips = find(data)
     rule = source.rule(split) if source and split else split
     others = None if rule is None else rule[1:] if rule.startswith("!") else f"!{rule}"
     part, test = (clips, None) if rule is None or others is None else (clips.select(others), clips.select(rule))
-
-    prepare(out)
+    validation = None
+    if validate is not None:
+        part, validation = part.select(f"!{validate}"), part.select(validate).resample(frames)
+    place = hardware(choose_device(device), precision)
+    first = place.rank == 0
+    curves = {kind: out.with_name(f"{out.name.removesuffix('.safetensors')}.curves.{kind}") for kind in ("json", "svg")}
+    if first:
+        prepare(out, *curves.values())
+    place.wait()
+    checkpoint = out.with_name(f"{out.name}.partial")
     with progress(f"training {model}", "steps") as tell:
-
-        def report(now: Progress) -> None:
-            tell(now.step, now.steps, f"epoch {now.epoch + 1} of {now.epochs}, loss {now.loss:.3f}")
-
-        checkpoint = out.with_name(f"{out.name}.partial")
         trained = fit(
             model,
             part.resample(frames),
-            recipe=recipe,
+            recipe=chosen,
+            streams=streams.split(","),
+            fusion=None if fusion is None else _numbers(fusion),
+            validation=validation,
             seed=seed,
-            device=choose_device(device),
+            device=place,
             split=others,
-            progress=report,
+            progress=_reporter(tell, streams.count(",")) if first else None,
             checkpoint=checkpoint,
         )
+    if not first:
+        return
     record = trained.record
     if source is not None:
         record = record.model_copy(update={"licence": source.licence})
@@ -102,9 +134,11 @@ def train(
         accuracy = evaluate(trained.module, test.resample(frames), record.build_preprocess(), split=rule)
         record = record.model_copy(update={"accuracy": accuracy})
     record = models.save_weights(out, trained.module, record)
-    checkpoint.unlink(missing_ok=True)
+    _write_curves(curves, trained, record)
+    for stale in out.parent.glob(f"{out.name}*.partial"):
+        stale.unlink(missing_ok=True)
     if json:
-        emit_json({"out": str(out), **record.model_dump(mode="json")})
+        emit_json({"out": str(out), "curves": str(curves["json"]), **record.model_dump(mode="json")})
     elif record.accuracy is None:
         note("no --split: every clip was trained on, and accuracy was not measured")
         emit(f"{model}: trained on {len(part)} clips of {clips.name}; {out}")
@@ -112,3 +146,51 @@ def train(
         low, high = record.accuracy.ci95
         figure = f"{100 * record.accuracy.value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
         emit(f"{model}: accuracy {figure} on the {record.accuracy.n} clips of {rule}, trained on {len(part)}; {out}")
+
+
+def _recipe(
+    model: str, table: str, settings: list[str] | None, options: list[str] | None, named: dict[str, Any]
+) -> "Recipe":
+    """The family's recipe with what the command line changes."""
+    from funnybone import models
+    from funnybone.models import Recipe, recipe_for
+    from funnybone.models.registry import typed_options
+
+    _ = models.models[model]  # an unknown model is named before its recipe is looked for
+    changes = typed("recipe", Recipe, settings or []) | {
+        key: value for key, value in named.items() if value is not None
+    }
+    return recipe_for(model, table, changes | {"options": typed_options(model, options or [])})
+
+
+def _numbers(text: str) -> list[float]:
+    from funnybone.errors import DataError
+
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise DataError(f"--fusion {text}: not numbers", hint="give one for each stream, with commas between") from None
+
+
+def _reporter(tell: Callable[[int, int, str], None], more: int) -> "Callable[[Progress], None]":
+    def report(now: "Progress") -> None:
+        stream = f"{now.stream}, " if more else ""
+        judged = now.validation
+        shares = (
+            f", validation {100 * judged.validation_accuracy:.1f} %" if judged and judged.validation_accuracy else ""
+        )
+        tell(now.step, now.steps, f"{stream}epoch {now.epoch + 1} of {now.epochs}, loss {now.loss:.3f}{shares}")
+
+    return report
+
+
+def _write_curves(paths: dict[str, Path], trained: "Trained", record: "WeightsRecord") -> None:
+    from funnybone.errors import DataError
+    from funnybone.training import draw, write_curves
+
+    about = record.model_dump(mode="json", include={"model", "data", "recipe", "seed", "selection", "accuracy"})
+    write_curves(paths["json"], trained.curves, about)
+    try:
+        draw(paths["svg"], trained.curves, f"{record.model} on {record.data.name}, seed {record.seed}")
+    except DataError as error:  # the curves are in the other file; a picture is no reason to lose a training
+        note(f"{paths['svg']}: not drawn: {error}")

@@ -4,9 +4,11 @@ A model is a `torch.nn.Module` that maps (N, M, T, V, C) positions to (N, classe
 the vector that enters its classifier. Each family is one file of this package and registers itself.
 """
 
+from funnybone.models.objective import Objective
 from funnybone.models.preprocess import Preprocess
-from funnybone.models.recipe import Recipe
+from funnybone.models.recipe import Recipe, recipe_for
 from funnybone.models.registry import Model, create, models, names, register_model
+from funnybone.models.streams import STREAMS, Fused, check_streams, shown
 from funnybone.models.weights import (
     WeightsRecord,
     list_packaged,
@@ -16,16 +18,22 @@ from funnybone.models.weights import (
 )
 
 __all__ = [
+    "STREAMS",
+    "Fused",
     "Model",
+    "Objective",
     "Preprocess",
     "Recipe",
     "WeightsRecord",
+    "check_streams",
     "create",
     "list_packaged",
     "load_weights",
     "models",
     "names",
     "packaged",
+    "recipe_for",
     "register_model",
     "save_weights",
+    "shown",
 ]

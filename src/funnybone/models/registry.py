@@ -5,6 +5,7 @@ import math
 import numbers
 import typing
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from jaxtyping import Float
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 
 from funnybone.errors import DataError
 from funnybone.models.objective import Objective
-from funnybone.models.recipe import Recipe
 from funnybone.registry import Registry
 from funnybone.skeletons import NTU25, Skeleton
 
@@ -38,15 +38,12 @@ class Model(nn.Module, ABC):
 
     Attributes
     ----------
-    recipe : Recipe
-        How the family is trained unless something else is said.
     symmetric : bool
         Whether the persons' order makes no difference.
     skips_empty : bool
         Whether frames in which nobody is present make no difference.
     """
 
-    recipe: ClassVar[Recipe] = Recipe()
     symmetric: ClassVar[bool] = False
     skips_empty: ClassVar[bool] = False
 
@@ -102,6 +99,7 @@ class Model(nn.Module, ABC):
 models: Registry[type[Model]] = Registry("model", "funnybone.models")
 register_model = models.register
 _WORDS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
+_TRUTH = {"true": True, "false": False}
 
 
 def create(
@@ -192,6 +190,28 @@ def option_names(name: str) -> set[str]:
     ['dropout', 'graph', 'in_channels', 'max_hop', 'width']
     """
     return _argument_names(name) - {"skeleton", "num_classes", "persons", "frames"}
+
+
+def typed_options(name: str, pairs: Sequence[str]) -> dict[str, Any]:
+    """Return a family's options from ``key=value`` texts, each of its constructor's type.
+
+    Examples
+    --------
+    >>> typed_options("stgcn", ["width=32", "dropout=0.1"])
+    {'width': 32, 'dropout': 0.1}
+    """
+    hints = typing.get_type_hints(models[name].__init__) | dict.fromkeys(("persons", "frames", "in_channels"), int)
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise DataError(f"model {name!r}: {pair!r} is not an option", hint="write key=value")
+        kind = hints.get(key, str)
+        try:
+            options[key] = _TRUTH[text.lower()] if kind is bool else kind(text) if kind in _WORDS else text
+        except (ValueError, KeyError):
+            raise DataError(f"model {name!r}: {key} is {text!r}", hint=f"give {_WORDS[kind]}") from None
+    return options
 
 
 def _argument_names(name: str) -> set[str]:

@@ -18,6 +18,7 @@ import funnybone
 from funnybone.errors import DataError
 from funnybone.models.preprocess import Preprocess
 from funnybone.models.registry import Model, from_arguments
+from funnybone.models.streams import Fused, check_streams
 from funnybone.skeletons import Skeleton, known
 
 ENTRY = "funnybone"
@@ -75,6 +76,14 @@ class AccuracyRecord(_Part):
     split: str | None
 
 
+class SelectionRecord(_Part):
+    """The clips that chose which epoch's weights were kept, and the epoch of each stream's network."""
+
+    n: Count
+    sha256: str
+    epochs: dict[str, Count] = Field(default_factory=dict)
+
+
 class WeightsRecord(_Part):
     """The metadata of a weights file.
 
@@ -88,8 +97,12 @@ class WeightsRecord(_Part):
         As in `funnybone.Clips`.
     preprocess : dict
         Fields of `Preprocess`.
+    streams, fusion
+        What the network is shown, and the weights of several networks' logits in their sum: see `models.Fused`.
     data, recipe, seed
         What it was trained on and how.
+    selection : SelectionRecord or None
+        None when the last epoch's weights were kept.
     accuracy : AccuracyRecord or None
         None when nobody measured it.
     licence : str
@@ -108,9 +121,12 @@ class WeightsRecord(_Part):
     up: Literal["x", "y", "z"] = "y"
     unit: Literal["metre", "pixel", "normalised"] = "metre"
     preprocess: dict[str, Any] = Field(default_factory=dict)
+    streams: tuple[str, ...] = ("joint",)
+    fusion: tuple[float, ...] = (1.0,)
     data: DataRecord
     recipe: dict[str, Any] = Field(default_factory=dict)
     seed: int | None = None
+    selection: SelectionRecord | None = None
     accuracy: AccuracyRecord | None = None
     licence: str = "unknown"
     defense: dict[str, Any] | None = None
@@ -119,6 +135,13 @@ class WeightsRecord(_Part):
 
     def build(self) -> Model:
         """Return the network that the record describes, freshly initialised, in evaluation mode."""
+        check_streams(self.streams)
+        if self.streams == ("joint",):
+            return self.network()
+        return Fused({stream: self.network() for stream in self.streams}, self.fusion).eval()
+
+    def network(self) -> Model:
+        """Return the network of one stream, freshly initialised, in evaluation mode."""
         for name in ("skeleton", "num_classes"):
             if name in self.options:
                 raise DataError(

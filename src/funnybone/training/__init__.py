@@ -1,0 +1,20 @@
+"""Training of victims: deterministic from a seed, resumed exactly, and chosen without the test set."""
+
+from funnybone.training.curves import Epoch, draw, write_curves
+from funnybone.training.fit import Progress, Trained, train
+from funnybone.training.hardware import Plain, hardware
+from funnybone.training.measure import Measured, evaluate, hold_out
+
+__all__ = [
+    "Epoch",
+    "Measured",
+    "Plain",
+    "Progress",
+    "Trained",
+    "draw",
+    "evaluate",
+    "hardware",
+    "hold_out",
+    "train",
+    "write_curves",
+]

@@ -1,0 +1,308 @@
+"""Train a victim from scratch: deterministic, and resumed after a kill to the same weights."""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from funnybone.clips import Clips
+from funnybone.errors import DataError
+from funnybone.models import Fused, Model, Preprocess, Recipe, WeightsRecord, check_streams, recipe_for, shown
+from funnybone.models.recipe import settings_of
+from funnybone.models.registry import option_names
+from funnybone.models.weights import DataRecord, SelectionRecord, SkeletonRecord
+from funnybone.training import checkpoint as checkpoints
+from funnybone.training.augment import varied
+from funnybone.training.checkpoint import State
+from funnybone.training.curves import Epoch, best_of
+from funnybone.training.hardware import Plain
+from funnybone.training.measure import hold_out, measure
+
+
+class Progress(NamedTuple):
+    """Where a training is; handed to the progress callback after each optimiser step. ``last`` is the epoch before."""
+
+    stream: str
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    last: Epoch | None
+
+
+class Trained(NamedTuple):
+    """A trained network in evaluation mode, its record (without accuracy), and the epochs of each stream."""
+
+    module: Model
+    record: WeightsRecord
+    curves: dict[str, list[Epoch]]
+
+
+def train(
+    model: str,
+    clips: Clips,
+    *,
+    recipe: Recipe | None = None,
+    preprocess: Preprocess | None = None,
+    options: Mapping[str, Any] | None = None,
+    streams: Sequence[str] = ("joint",),
+    fusion: Sequence[float] | None = None,
+    validation: Clips | None = None,
+    seed: int = 0,
+    device: torch.device | str | Plain = "cpu",
+    split: str | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    checkpoint: Path | None = None,
+) -> Trained:
+    """Train a network on clips, or one for each stream.
+
+    The weights kept are those of the epoch with the lowest loss on a validation part of these clips; where the recipe
+    holds out nothing, those of the last epoch. No test set chooses anything.
+
+    Parameters
+    ----------
+    model : str
+        Name in the registry of models.
+    clips : Clips
+        The training part, already of the wanted number of frames.
+    recipe : Recipe, optional
+        How; by default the family's own, `funnybone.models.recipe_for`.
+    preprocess : Preprocess, optional
+        What the victim does to positions first; by default the recipe's, and the mean of each clip at the origin.
+    options : mapping, optional
+        The model's own options, in place of the recipe's.
+    streams : sequence of str
+        ``joint``, ``bone``, ``joint_motion``, ``bone_motion``: a network is trained on each, apart.
+    fusion : sequence of float, optional
+        Weights of the streams' logits in the sum; all one by default.
+    validation : Clips, optional
+        Clips that choose the epoch, in place of the recipe's share of the training clips.
+    seed : int
+        Determines initial weights, order, turns, dropout and what is held out. The global random state is left as it
+        was.
+    device : torch.device, str, or what `funnybone.training.hardware` returned
+        Where to train; the result is on the CPU.
+    split : str, optional
+        The name of this part of the data, for the record.
+    progress : callable, optional
+        Called with a `Progress` after each optimiser step.
+    checkpoint : Path, optional
+        Written after each epoch, and resumed from when it is there. A resumed training ends with the same weights on
+        the same machine. Streams beside ``joint`` have their own, with the stream's name behind it.
+
+    Raises
+    ------
+    DataError
+        For a checkpoint of another model, recipe, seed or data, and when the loss is no longer finite.
+
+    Examples
+    --------
+    >>> from funnybone.skeletons import COCO17
+    >>> xyz = torch.randn(4, 1, 8, 17, 3, generator=torch.Generator().manual_seed(0))
+    >>> clips = Clips(xyz, torch.ones(4, 1, 8, dtype=torch.bool), torch.tensor([0, 1, 0, 1]), ("walk", "run"), COCO17,
+    ...               torch.full((4,), 30.0), ("a", "b", "c", "d"))
+    >>> module, record, curves = train("stgcn", clips, recipe=Recipe(epochs=2, batch=4), options={"width": 4})
+    >>> len(curves["joint"]), record.classes
+    (2, ('walk', 'run'))
+    """
+    check_streams(streams)
+    recipe = recipe or recipe_for(model)
+    preprocess = preprocess or Preprocess.of(clips.skeleton, up=clips.up, **recipe.preprocess)
+    dropout = {"dropout": recipe.dropout} if "dropout" in option_names(model) else {}
+    record = _record(model, clips, recipe, preprocess, {**dropout, **recipe.options, **(options or {})}, seed, split)
+    if validation is None and recipe.validation:
+        clips, validation = hold_out(clips, recipe.validation, seed)
+    if validation is not None:
+        selection = SelectionRecord(n=len(validation), sha256=_content(validation))
+        record = record.model_copy(update={"selection": selection})
+    place = device if isinstance(device, Plain) else Plain(device)
+    networks: dict[str, Model] = {}
+    curves: dict[str, list[Epoch]] = {}
+    for stream in streams:
+        path = checkpoint if stream == "joint" or checkpoint is None else checkpoint.with_suffix(f".{stream}.partial")
+        networks[stream], curves[stream] = _fit(
+            record.model_copy(update={"streams": (stream,)}),
+            _Showing(preprocess, stream, clips),
+            (clips, validation),
+            recipe,
+            place,
+            progress,
+            path,
+        )
+    if record.selection is not None:
+        kept = {stream: best_of(epochs).epoch for stream, epochs in curves.items()}
+        record = record.model_copy(update={"selection": record.selection.model_copy(update={"epochs": kept})})
+    module = networks["joint"] if tuple(streams) == ("joint",) else Fused(networks, fusion).eval()
+    fused = {"streams": tuple(streams), "fusion": module.weights if isinstance(module, Fused) else (1.0,)}
+    return Trained(module, record.model_copy(update=fused), curves)
+
+
+class _Showing:
+    """What a network is shown of positions: preprocessed, then of one stream."""
+
+    def __init__(self, preprocess: Preprocess, stream: str, clips: Clips) -> None:
+        self.preprocess, self.stream, self.skeleton = preprocess, stream, clips.skeleton
+
+    def __call__(self, xyz: Tensor) -> Tensor:
+        return shown(self.stream, self.preprocess(xyz), self.skeleton)
+
+
+def _fit(
+    record: WeightsRecord,
+    show: _Showing,
+    parts: tuple[Clips, Clips | None],
+    recipe: Recipe,
+    place: Plain,
+    progress: Callable[[Progress], None] | None,
+    checkpoint: Path | None,
+) -> tuple[Model, list[Epoch]]:
+    """Train one network; return it with the weights to keep, and its epochs."""
+    seed, device = record.seed or 0, place.device
+    clips, validation = parts[0].to(device), parts[1]
+    with _seeded(seed, 0, device):
+        module = record.network().to(device).train()
+        objective = module.objective(recipe.label_smoothing).to(device).train()
+    state = State(module, objective, _optimiser(module, objective, recipe), {}, [])
+    if checkpoint and checkpoint.exists():
+        checkpoints.resume(checkpoint, record, state)
+    epochs = recipe.epochs_for(len(clips))
+    for epoch in range(len(state.epochs), epochs):
+        if _impatient(state.epochs, recipe.patience):
+            break
+        total = 0.0
+        with _seeded(seed, 1 + epoch, device) as generator:
+            batches = _batches(len(clips), recipe.batch, generator)
+            for index, rows in enumerate(batches):
+                step, steps = epoch * len(batches) + index, epochs * len(batches)
+                for group in state.optimiser.param_groups:
+                    group["lr"] = recipe.learning_rate((step + 0.5) / steps)
+                loss = _step(state, clips[rows], recipe, show, place, generator, (step + 0.5) / steps)
+                if not math.isfinite(loss):
+                    if checkpoint and place.rank == 0:  # it would lead here again, and stand in another recipe's way
+                        checkpoint.unlink(missing_ok=True)
+                    raise DataError(
+                        f"training {record.model}: the loss is {loss} in epoch {epoch + 1}, step {step + 1} of {steps}",
+                        hint=f"it diverged; lower the learning rate (--lr), now {recipe.max_lr:g}",
+                    )
+                total += loss * len(rows)
+                if progress:
+                    last = state.epochs[-1] if state.epochs else None
+                    progress(Progress(show.stream, epoch, epochs, step + 1, steps, loss, last))
+        found = measure(module, validation, show) if validation is not None else None
+        done = Epoch(
+            epoch=epoch + 1,
+            learning_rate=recipe.learning_rate((epoch + 1) / epochs),
+            loss=total / len(clips),
+            validation_loss=found.loss if found else None,
+            validation_accuracy=found.accuracy if found else None,
+        )
+        state.epochs.append(done)
+        if best_of(state.epochs) is done:
+            state.best.update({key: value.detach().cpu().clone() for key, value in module.state_dict().items()})
+        if checkpoint and place.rank == 0:
+            checkpoints.save(checkpoint, record, state)
+        place.wait()
+    module.load_state_dict(state.best)
+    return module.cpu().eval(), state.epochs
+
+
+def _impatient(epochs: Sequence[Epoch], patience: int | None) -> bool:
+    """Whether it is too long since the validation loss last fell."""
+    return bool(epochs) and patience is not None and len(epochs) - best_of(epochs).epoch >= patience
+
+
+def _step(
+    state: State,
+    clips: Clips,
+    recipe: Recipe,
+    show: _Showing,
+    place: Plain,
+    generator: torch.Generator,
+    progress: float,
+) -> float:
+    """One optimiser step; return its loss."""
+    xyz = show(varied(clips.xyz, recipe, clips.up, generator))
+    own = slice(place.rank, None, place.ranks)  # each process takes its share of the batch
+    state.optimiser.zero_grad()
+    with place.autocast():
+        loss = state.objective(state.module, xyz[own], clips.labels[own], progress)
+    loss.backward()
+    parameters = [parameter for group in state.optimiser.param_groups for parameter in group["params"]]
+    place.average([parameter.grad for parameter in parameters if parameter.grad is not None])
+    place.average([buffer for buffer in state.module.buffers() if buffer.is_floating_point()])
+    if recipe.clip_norm:
+        nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
+    state.optimiser.step()
+    mean = loss.detach().float().reshape(1).clone()
+    place.average([mean])
+    return mean.item()
+
+
+def _batches(clips: int, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """A random order, cut into parts of nearly one size: batch norm cannot learn from a last batch of one clip."""
+    return torch.randperm(clips, generator=generator).tensor_split(math.ceil(clips / batch))
+
+
+def _optimiser(module: nn.Module, objective: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The optimiser of all that trains: matrices and convolutions decay, the rest does not."""
+    decays: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in (*module.named_parameters(), *objective.named_parameters()):
+        decays[parameter.ndim > 1 and "weight" in name.rpartition(".")[2]].append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": decays[True], "weight_decay": recipe.weight_decay},
+        {"params": decays[False], "weight_decay": 0.0},
+    ]
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.max_lr, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups, lr=recipe.max_lr)
+
+
+@contextmanager
+def _seeded(seed: int, stage: int, device: torch.device | str) -> Iterator[torch.Generator]:
+    """Random numbers of one stage: a generator, and the global state for initialisers and dropout, restored after.
+
+    Each epoch has its own, so that nothing but its number is needed to resume.
+    """
+    own = int(np.random.SeedSequence([seed, stage]).generate_state(1, np.uint64)[0] >> 1)
+    devices = [device] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(own)
+        yield torch.Generator().manual_seed(own)
+
+
+def _record(
+    model: str,
+    clips: Clips,
+    recipe: Recipe,
+    preprocess: Preprocess,
+    options: Mapping[str, Any],
+    seed: int,
+    split: str | None,
+) -> WeightsRecord:
+    if len(clips) < 2:
+        raise DataError(f"{clips.name}: {len(clips)} clips to train on", hint="give at least 2")
+    _, persons, frames, _, channels = clips.xyz.shape
+    return WeightsRecord(
+        model=model,
+        options={"persons": persons, "frames": frames, "in_channels": channels, **options},
+        skeleton=SkeletonRecord.of(clips.skeleton),
+        classes=clips.classes,
+        up=clips.up,
+        unit=clips.unit,
+        preprocess=preprocess.to_dict(),
+        data=DataRecord(name=clips.name, split=split, n=len(clips), synthetic=clips.synthetic, sha256=_content(clips)),
+        recipe=settings_of(recipe),
+        seed=seed,
+    )
+
+
+def _content(clips: Clips) -> str:
+    """Hash of all clips."""
+    return hashlib.sha256("".join(clips.fingerprints()).encode()).hexdigest()
