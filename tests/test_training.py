@@ -1,18 +1,28 @@
 """Training depends on the seed, the recipe and the data alone, however often it was killed on the way."""
 
+import dataclasses
+import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+import funnybone as fb
 from funnybone.clips import Clips
 from funnybone.errors import DataError
-from funnybone.models import Preprocess, Recipe, create, load_weights, names, recipe_for, save_weights
+from funnybone.models import Fused, Preprocess, Recipe, create, load_weights, names, recipe_for, save_weights, shown
 from funnybone.models.weights import read_tensors, write_tensors
 from funnybone.skeletons import COCO17
-from funnybone.training import evaluate, train
-from funnybone.training.augment import varied
+from funnybone.testing import check_victim
+from funnybone.training import draw, evaluate, hardware, hold_out, train, write_curves
+from funnybone.training.augment import stretched, varied
 from funnybone.training.checkpoint import CheckpointRecord
+from funnybone.training.measure import measure
 
 RECIPE = Recipe(epochs=4, batch=6, max_lr=0.01, validation=0.0)
 OPTIONS = {"width": 4}
@@ -255,3 +265,166 @@ def test_one_clip_is_too_few(clips):
 
 def test_every_model_has_a_recipe():
     assert all(isinstance(recipe_for(name), Recipe) for name in names())
+
+
+def test_the_epoch_with_the_lowest_validation_loss_is_kept(clips, tmp_path):
+    recipe = Recipe(epochs=6, batch=6, max_lr=0.05, validation=0.0)
+    judge = waves(seed=8, n=10)
+    module, record, curves = train("stgcn", clips, recipe=recipe, options=OPTIONS, validation=judge, seed=1)
+    losses = [epoch.validation_loss for epoch in curves["joint"]]
+    best = losses.index(min(losses)) + 1
+    assert best < 6  # else it does not tell the best from the last
+    assert record.selection.epochs == {"joint": best}
+    assert record.selection.n == 10
+    found = measure(module, judge, record.build_preprocess())
+    assert found.loss == pytest.approx(min(losses), rel=1e-4)
+    save_weights(tmp_path / "a.b.safetensors", module, record)
+    assert load_weights(tmp_path / "a.b.safetensors")[1].selection.epochs == {"joint": best}
+
+
+def test_a_killed_training_keeps_the_best_epoch_of_before(clips, tmp_path):
+    recipe = Recipe(epochs=6, batch=6, max_lr=0.05, validation=0.0)
+    arguments = {"recipe": recipe, "options": OPTIONS, "validation": waves(seed=8, n=10), "seed": 1}
+    whole = train("stgcn", clips, **arguments)
+    with pytest.raises(KilledError):
+        train("stgcn", clips, **arguments, checkpoint=tmp_path / "a.partial", progress=killed_after(17))
+    resumed = train("stgcn", clips, **arguments, checkpoint=tmp_path / "a.partial")
+    assert same(resumed.module, whole.module)
+    assert resumed.curves == whole.curves
+
+
+def test_patience_ends_a_training_that_no_longer_gets_better(clips):
+    recipe = Recipe(epochs=30, batch=6, max_lr=0.05, validation=0.0, patience=2)
+    curves = train("stgcn", clips, recipe=recipe, options=OPTIONS, validation=waves(seed=8, n=10), seed=1).curves
+    losses = [epoch.validation_loss for epoch in curves["joint"]]
+    assert len(losses) < 30
+    assert losses.index(min(losses)) == len(losses) - 3
+
+
+@given(
+    counts=st.lists(st.integers(0, 30), min_size=2, max_size=5).filter(lambda counts: sum(counts) > 1),
+    share=st.floats(0, 0.9),
+    seed=st.integers(0, 100),
+)
+@settings(max_examples=40, deadline=None)
+def test_what_is_held_out_is_the_same_share_of_each_class(counts, share, seed):
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    n = len(labels)
+    clips = dataclasses.replace(
+        waves(n), labels=labels, classes=tuple(map(str, range(len(counts)))), ids=tuple(map(str, range(n)))
+    )
+    part, kept = hold_out(clips, share, seed)
+    kept_ids = set(kept.ids) if kept else set()
+    assert kept_ids.isdisjoint(part.ids)
+    assert kept_ids | set(part.ids) == set(clips.ids)
+    for label, count in enumerate(counts):
+        found = 0 if kept is None else int((kept.labels == label).sum())
+        assert found <= max(count - 1, 0)
+        assert abs(found - share * count) <= 0.51 or found == count - 1
+    assert hold_out(clips, share, seed)[0].ids == part.ids
+
+
+def test_a_cut_in_time_is_the_line_between_frames():
+    times = torch.linspace(0, 1, 9)
+    xyz = (1 + times).view(1, 1, 9, 1, 1).expand(3, 2, 9, 17, 3).contiguous()
+    xyz[1, 1] = 0
+    start, length = torch.tensor([0.0, 0.25, 0.5]), torch.tensor([1.0, 0.5, 0.3])
+    found = stretched(xyz, start, length)
+    expected = 1 + start[:, None] + length[:, None] * times
+    torch.testing.assert_close(found[:, 0, :, 4, 1], expected)
+    assert not found[1, 1].any()
+    assert not (varied(xyz, Recipe(crop=0.5), "y", torch.Generator().manual_seed(0))[1, 1]).any()
+
+
+def test_streams_are_trained_apart_and_answer_together(clips, tmp_path):
+    recipe = Recipe(epochs=2, batch=6, validation=0.0)
+    arguments = {"recipe": recipe, "options": OPTIONS, "seed": 3, "checkpoint": tmp_path / "w.safetensors.partial"}
+    module, record, curves = train("stgcn", clips, **arguments, streams=("joint", "bone_motion"), fusion=(0.6, 0.4))
+    assert isinstance(module, Fused)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "w.safetensors.bone_motion.partial",
+        "w.safetensors.partial",
+    ]
+    assert list(curves) == ["joint", "bone_motion"]
+    alone = train("stgcn", clips, recipe=recipe, options=OPTIONS, seed=3)
+    assert same(module.network("joint"), alone.module)
+    xyz = record.build_preprocess()(clips.xyz)
+    parts = [module.network(stream)(shown(stream, xyz, COCO17)) for stream in module.streams]
+    torch.testing.assert_close(module(xyz), 0.6 * parts[0] + 0.4 * parts[1])
+    save_weights(tmp_path / "a.b.safetensors", module, record)
+    again, read = load_weights(tmp_path / "a.b.safetensors")
+    assert read.streams == ("joint", "bone_motion")
+    assert read.fusion == (0.6, 0.4)
+    assert same(again, module)
+    victim = fb.create_victim(tmp_path / "a.b.safetensors")
+    check_victim(victim, clips)
+    moved = clips.xyz[:1].clone().requires_grad_()
+    gradient = torch.autograd.grad(victim.logits(moved)[0, 0], moved)[0]
+    assert gradient.abs().sum() > 0
+
+
+@pytest.mark.parametrize("streams", [("limb",), ("joint", "joint"), ()])
+def test_streams_that_there_are_not(clips, streams):
+    with pytest.raises(DataError, match="stream"):
+        train("stgcn", clips, recipe=RECIPE, options=OPTIONS, streams=streams)
+
+
+def test_curves_are_written_and_drawn(clips, whole, tmp_path):
+    write_curves(tmp_path / "c.json", whole.curves, {"model": "stgcn"})
+    document = json.loads((tmp_path / "c.json").read_text())
+    assert document["model"] == "stgcn"
+    assert [row["epoch"] for row in document["streams"]["joint"]["epochs"]] == [1, 2, 3, 4]
+    draw(tmp_path / "c.svg", whole.curves, "stgcn on waves")
+    assert "<svg" in (tmp_path / "c.svg").read_text()
+
+
+def test_half_precision_learns_what_full_precision_learns(clips):
+    pytest.importorskip("accelerate")
+    recipe = Recipe(epochs=3, batch=6, validation=0.0)
+    full = train("stgcn", clips, recipe=recipe, options=OPTIONS).curves["joint"]
+    half = train("stgcn", clips, recipe=recipe, options=OPTIONS, device=hardware("cpu", "bf16")).curves["joint"]
+    assert [epoch.loss for epoch in half] != [epoch.loss for epoch in full]
+    assert half[-1].loss == pytest.approx(full[-1].loss, rel=0.1)
+
+
+LAUNCHED = """
+import sys
+sys.path.insert(0, {tests!r})
+import torch
+from test_training import COCO17, Recipe, waves
+from funnybone.models import save_weights
+from funnybone.training import hardware, train
+
+torch.set_num_threads(1)
+place = hardware("cpu")
+assert place.ranks == 2
+recipe = Recipe(epochs=2, batch=6, validation=0.0, dropout=0.0)
+trained = train("stgcn", waves(), recipe=recipe, options={{"width": 4}}, seed=3, device=place)
+save_weights({folder!r} + f"/rank{{place.rank}}.x.safetensors", trained.module, trained.record)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_end_with_one_network(tmp_path):
+    pytest.importorskip("accelerate")
+    script = tmp_path / "launched.py"
+    script.write_text(LAUNCHED.format(tests=str(Path(__file__).parent), folder=str(tmp_path)))
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run([sys.executable, *launch, str(script)], check=True, timeout=300)
+    networks = [load_weights(tmp_path / f"rank{rank}.x.safetensors")[0] for rank in (0, 1)]
+    assert same(*networks)
+    alone = train(
+        "stgcn", waves(), recipe=Recipe(epochs=2, batch=6, validation=0.0, dropout=0.0), options=OPTIONS, seed=3
+    )
+    for key, value in networks[0].state_dict().items():
+        if value.is_floating_point() and "running" not in key:
+            torch.testing.assert_close(value, alone.module.state_dict()[key], atol=0.05, rtol=0.5)
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch, clips, whole, tmp_path):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(DataError, match=r"accelerate, which is not installed; pip install 'funnybone\[train\]'"):
+        hardware("cpu", "bf16")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(DataError, match="matplotlib"):
+        draw(tmp_path / "c.svg", whole.curves, "title")

@@ -55,7 +55,7 @@ def train(
     Beside the weights it writes the learning curves, FILE.curves.json and FILE.curves.svg (the picture needs
     matplotlib). Interrupted at any moment, the same command continues after the last whole epoch, kept in FILE.partial.
     Another command does not touch that file: remove it, or choose another --out. Several devices:
-    accelerate launch -m funnybone train ...
+    torchrun --nproc-per-node 2 -m funnybone train ...
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def train(
     """
     from funnybone import models
     from funnybone.data.registry import find
-    from funnybone.training import evaluate, hardware
+    from funnybone.training import checkpoint_of, evaluate, hardware
     from funnybone.training import train as fit
 
     chosen = _recipe(model, recipe, set, option, {"epochs": epochs, "max_lr": lr})
@@ -135,8 +135,8 @@ def train(
         record = record.model_copy(update={"accuracy": accuracy})
     record = models.save_weights(out, trained.module, record)
     _write_curves(curves, trained, record)
-    for stale in out.parent.glob(f"{out.name}*.partial"):
-        stale.unlink(missing_ok=True)
+    for stream in trained.curves:
+        checkpoint_of(checkpoint, stream).unlink(missing_ok=True)
     if json:
         emit_json({"out": str(out), "curves": str(curves["json"]), **record.model_dump(mode="json")})
     elif record.accuracy is None:
@@ -175,11 +175,9 @@ def _numbers(text: str) -> list[float]:
 def _reporter(tell: Callable[[int, int, str], None], more: int) -> "Callable[[Progress], None]":
     def report(now: "Progress") -> None:
         stream = f"{now.stream}, " if more else ""
-        judged = now.validation
-        shares = (
-            f", validation {100 * judged.validation_accuracy:.1f} %" if judged and judged.validation_accuracy else ""
-        )
-        tell(now.step, now.steps, f"{stream}epoch {now.epoch + 1} of {now.epochs}, loss {now.loss:.3f}{shares}")
+        judged = now.last.validation_accuracy if now.last else None
+        share = "" if judged is None else f", validation {100 * judged:.1f} %"
+        tell(now.step, now.steps, f"{stream}epoch {now.epoch + 1} of {now.epochs}, loss {now.loss:.3f}{share}")
 
     return report
 

@@ -1,5 +1,6 @@
 """Training of victims: deterministic from a seed, resumed exactly, and chosen without the test set."""
 
+from funnybone.training.checkpoint import checkpoint_of
 from funnybone.training.curves import Epoch, draw, write_curves
 from funnybone.training.fit import Progress, Trained, train
 from funnybone.training.hardware import Plain, hardware
@@ -11,6 +12,7 @@ __all__ = [
     "Plain",
     "Progress",
     "Trained",
+    "checkpoint_of",
     "draw",
     "evaluate",
     "hardware",

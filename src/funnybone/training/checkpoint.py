@@ -34,6 +34,17 @@ class State(NamedTuple):
     epochs: list[Epoch]
 
 
+def checkpoint_of(path: Path, stream: str) -> Path:
+    """Where the network of one stream has its checkpoint.
+
+    Examples
+    --------
+    >>> checkpoint_of(Path("out.safetensors.partial"), "bone").name
+    'out.safetensors.bone.partial'
+    """
+    return path if stream == "joint" else path.with_suffix(f".{stream}{path.suffix}")
+
+
 def save(path: Path, record: WeightsRecord, state: State) -> None:
     """Write a checkpoint; a reader sees the old one or the whole new one."""
     parts = {"model": state.module.state_dict(), "objective": state.objective.state_dict(), "best": state.best}

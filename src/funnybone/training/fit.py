@@ -126,7 +126,7 @@ def train(
     networks: dict[str, Model] = {}
     curves: dict[str, list[Epoch]] = {}
     for stream in streams:
-        path = checkpoint if stream == "joint" or checkpoint is None else checkpoint.with_suffix(f".{stream}.partial")
+        path = checkpoints.checkpoint_of(checkpoint, stream) if checkpoint else None
         networks[stream], curves[stream] = _fit(
             record.model_copy(update={"streams": (stream,)}),
             _Showing(preprocess, stream, clips),

@@ -56,7 +56,7 @@ class _Accelerated(Plain):
 
 
 def hardware(device: torch.device | str = "cpu", precision: Precision = "fp32") -> Plain:
-    """Return what to train on; under ``accelerate launch`` this process's share of all devices.
+    """Return what to train on; under ``torchrun`` this process's share of all devices.
 
     Raises
     ------
