@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from funnybone.cli.common import Json, emit, emit_json
+from funnybone.cli.common import FRAMES, Json, emit, emit_json
 from funnybone.cli.tables import show
 from funnybone.tables import MISSING, rate
 
 
 def list_models(pattern: str = "*", /, *, json: Json = False) -> None:
-    """List the models, how many parameters they have, and the weights that come with funnybone.
+    """List the models, their size and cost, and the weights that come with funnybone.
 
     Parameters
     ----------
@@ -25,32 +25,25 @@ def list_models(pattern: str = "*", /, *, json: Json = False) -> None:
     if json:
         emit_json(rows)
         return
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for row in rows:
-        parameters = f"{row['parameters']:,}"
+        size = (row["name"], f"{row['parameters']:,}", f"{row['gflops']:.2f}")
         weights = row["weights"] or [None]
         for record in weights:
             if record is None:
-                lines.append((row["name"], parameters, MISSING, MISSING, MISSING, MISSING))
+                lines.append((*size, MISSING, MISSING, MISSING, MISSING, MISSING))
                 continue
             clean = record["accuracy"] or {"value": None, "ci95": None, "n": None}
             label = record["data"] + (" (synthetic)" if record["synthetic"] else "")
-            lines.append(
-                (
-                    row["name"],
-                    f"{record['parameters']:,}",
-                    record["name"],
-                    label,
-                    rate(clean["value"], clean["ci95"]),
-                    str(clean["n"] or MISSING),
-                )
-            )
-    show(
-        ("model", "parameters", "weights", "trained on", "accuracy %", "n"),
-        lines,
-        numbers=("parameters", "accuracy %", "n"),
+            own = (row["name"], f"{record['parameters']:,}", f"{record['gflops']:.2f}", record["name"])
+            accuracy = rate(clean["value"], clean["ci95"])
+            lines.append((*own, "+".join(record["streams"]), label, accuracy, str(clean["n"] or MISSING)))
+    titles = ("model", "parameters", "GFLOP", "weights", "streams", "trained on", "accuracy %", "n")
+    show(titles, lines, numbers=("parameters", "GFLOP", "accuracy %", "n"))
+    emit(
+        "Models without weights: 60 classes on NTU25, one person. GFLOP: forward, 60 frames, two operations for each "
+        "multiplication. Each model can have several streams. Accuracy: on its data's test part, Wilson 95 %."
     )
-    emit("Parameters of a model without weights: 60 classes on NTU25. Accuracy: on its data's test part, Wilson 95 %.")
 
 
 def _describe(name: str) -> dict[str, Any]:
@@ -65,13 +58,11 @@ def _describe(name: str) -> dict[str, Any]:
                     "name": packaged,
                     "data": record.data.name,
                     "synthetic": record.data.synthetic,
-                    "parameters": _count(module),
+                    "streams": list(record.streams),
+                    **models.cost(module),
                     "accuracy": record.accuracy.model_dump() if record.accuracy else None,
                     "licence": record.licence,
                 }
             )
-    return {"name": name, "parameters": _count(models.create(name)), "weights": weights}
-
-
-def _count(module: Any) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+    fresh = models.create(name, persons=1, frames=FRAMES)
+    return {"name": name, **models.cost(fresh), "streams": list(models.STREAMS), "weights": weights}

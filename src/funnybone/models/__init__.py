@@ -4,6 +4,8 @@ A model is a `torch.nn.Module` that maps (N, M, T, V, C) positions to (N, classe
 the vector that enters its classifier. Each family is one file of this package and registers itself.
 """
 
+from funnybone.models.checkpoints import load_checkpoint
+from funnybone.models.cost import Cost, cost
 from funnybone.models.objective import Objective
 from funnybone.models.preprocess import Preprocess
 from funnybone.models.recipe import Recipe, recipe_for
@@ -19,6 +21,7 @@ from funnybone.models.weights import (
 
 __all__ = [
     "STREAMS",
+    "Cost",
     "Fused",
     "Model",
     "Objective",
@@ -26,8 +29,10 @@ __all__ = [
     "Recipe",
     "WeightsRecord",
     "check_streams",
+    "cost",
     "create",
     "list_packaged",
+    "load_checkpoint",
     "load_weights",
     "models",
     "names",

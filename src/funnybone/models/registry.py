@@ -75,6 +75,15 @@ class Model(nn.Module, ABC):
     def classify(self, features: Float[Tensor, "N F"]) -> Float[Tensor, "N K"]:
         """Logits of a feature vector: the last layer alone."""
 
+    @classmethod
+    def from_authors(cls, state: dict[str, Tensor]) -> "tuple[dict[str, int], dict[str, Tensor]] | None":
+        """What a checkpoint of the authors' code says, or None when it is not of this family.
+
+        Returns the constructor's arguments that can be read off the tensors' shapes, with ``joints`` in place of the
+        skeleton, and the tensors without those that only training needs.
+        """
+        return None
+
     def objective(self, label_smoothing: float) -> Objective:
         """What training this network minimises."""
         return Objective(label_smoothing)

@@ -86,6 +86,20 @@ class STGCN(Model):
         self.edge_importance = nn.ParameterList(nn.Parameter(torch.ones_like(partition)) for _ in BLOCKS)
         self.fcn = nn.Conv2d(channels, num_classes, 1)
 
+    @classmethod
+    def from_authors(cls, state: dict[str, Tensor]) -> tuple[dict[str, int], dict[str, Tensor]] | None:
+        if not {"A", "edge_importance.0", "st_gcn_networks.0.gcn.conv.weight", "fcn.weight"} <= state.keys():
+            return None
+        kernels, joints, _ = state["A"].shape
+        outside, inside = state["st_gcn_networks.0.gcn.conv.weight"].shape[:2]
+        return {
+            "num_classes": len(state["fcn.weight"]),
+            "joints": joints,
+            "in_channels": inside,
+            "width": outside // kernels,
+            "max_hop": (kernels - 1) // 2,
+        }, state
+
     def features(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N F"]:
         """The mean over frames, joints and persons of the last block's output.
 

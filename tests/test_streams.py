@@ -1,0 +1,84 @@
+"""Streams show a network differences of positions, and several networks answer as one."""
+
+import pytest
+import torch
+
+from funnybone.errors import DataError
+from funnybone.models import STREAMS, Fused, create, shown
+from funnybone.skeletons import ALL, NTU25
+
+
+def small(seed=0):
+    torch.manual_seed(seed)
+    return create("stgcn", num_classes=5, width=4).double().eval()
+
+
+@pytest.fixture
+def xyz():
+    generator = torch.Generator().manual_seed(0)
+    xyz = torch.randn(3, 2, 9, 25, 3, generator=generator, dtype=torch.float64)
+    xyz[1, 1] = 0
+    xyz[2, 0, 6:] = 0
+    return xyz
+
+
+@pytest.mark.parametrize("skeleton", ALL, ids=lambda skeleton: skeleton.name)
+def test_bones_are_child_minus_parent_in_joint_order(skeleton):
+    xyz = torch.randn(1, 1, 2, len(skeleton.joints), 3)
+    bones = shown("bone", xyz, skeleton)
+    children = [child for child, _ in skeleton.bones]
+    assert torch.equal(bones[..., children, :], skeleton.bone_vectors(xyz))
+    assert not bones[..., skeleton.root, :].any()
+
+
+def test_motion_is_the_next_frame_minus_this_one(xyz):
+    moved = shown("joint_motion", xyz, NTU25)
+    assert torch.equal(moved[0, 0, :-1], xyz[0, 0, 1:] - xyz[0, 0, :-1])
+    assert not moved[:, :, -1].any()
+    torch.testing.assert_close(
+        shown("bone_motion", xyz, NTU25), shown("joint_motion", shown("bone", xyz, NTU25), NTU25)
+    )
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_nobody_stays_nobody_and_leaving_is_no_motion(stream, xyz):
+    result = shown(stream, xyz, NTU25)
+    assert not result[1, 1].any()
+    assert not result[2, 0, 6:].any()
+    if stream.endswith("motion"):
+        assert not result[2, 0, 5].any()
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_streams_do_not_know_where_the_clip_stands_but_for_the_joints(stream, xyz):
+    present = (xyz != 0).any(-1, keepdim=True)
+    there = torch.where(present, xyz + 1, 0)
+    same = torch.allclose(shown(stream, there, NTU25), shown(stream, xyz, NTU25))
+    assert same == (stream != "joint")
+
+
+def test_four_streams_are_one_network_with_a_gradient_of_all(xyz):
+    networks = {stream: small(index) for index, stream in enumerate(STREAMS)}
+    fused = Fused(networks, (0.6, 0.6, 0.4, 0.4)).eval()
+    xyz.requires_grad_()
+    logits = fused(xyz)
+    parts = [
+        weight * network(shown(stream, xyz, NTU25))
+        for weight, (stream, network) in zip(fused.weights, networks.items(), strict=True)
+    ]
+    torch.testing.assert_close(logits, sum(parts))
+    whole = torch.autograd.grad(logits[:, 0].sum(), xyz)[0]
+    apart = [torch.autograd.grad(part[:, 0].sum(), xyz, retain_graph=True)[0] for part in parts]
+    torch.testing.assert_close(whole, sum(apart))
+    assert all(part.abs().sum() > 0 for part in apart)
+    assert fused.features(xyz).shape == (3, 4 * 16)
+    assert {key.partition(".")[0] for key in fused.state_dict()} == set(STREAMS)
+
+
+def test_weights_and_names_that_do_not_fit():
+    with pytest.raises(DataError, match="1 fusion weights for 2 streams"):
+        Fused({"joint": small(), "bone": small()}, (1.0,))
+    with pytest.raises(DataError, match="no stream is named 'bones'"):
+        shown("bones", torch.zeros(1, 1, 2, 25, 3), NTU25)
+    with pytest.raises(DataError, match="several streams"):
+        Fused({"joint": small()}).objective(0.1)
