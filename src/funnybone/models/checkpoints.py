@@ -114,7 +114,7 @@ def _stripped(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _recognised(
     path: Path, state: dict[str, Tensor], family: str | None
-) -> tuple[str, dict[str, int], dict[str, Tensor]]:
+) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
     for name in [family] if family is not None else models.names():
         found = models[name].from_authors(state)
         if found is not None:

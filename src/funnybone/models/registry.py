@@ -76,7 +76,7 @@ class Model(nn.Module, ABC):
         """Logits of a feature vector: the last layer alone."""
 
     @classmethod
-    def from_authors(cls, state: dict[str, Tensor]) -> "tuple[dict[str, int], dict[str, Tensor]] | None":
+    def from_authors(cls, state: dict[str, Tensor]) -> "tuple[dict[str, Any], dict[str, Tensor]] | None":
         """What a checkpoint of the authors' code says, or None when it is not of this family.
 
         Returns the constructor's arguments that can be read off the tensors' shapes, with ``joints`` in place of the

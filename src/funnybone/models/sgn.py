@@ -1,7 +1,7 @@
 """SGN: semantics-guided neural network (Zhang, Lan, Zeng, Xing, Xue, Zheng, CVPR 2020)."""
 
 import math
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -114,7 +114,7 @@ class SGN(Model):
             nn.init.zeros_(_conv(layer.w).weight)
 
     @classmethod
-    def from_authors(cls, state: dict[str, Tensor]) -> tuple[dict[str, int], dict[str, Tensor]] | None:
+    def from_authors(cls, state: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         if not {"spa_embed.cnn.0.cnn.weight", "compute_g1.g1.cnn.weight", "fc.weight"} <= state.keys():
             return None
         return {

@@ -1,6 +1,6 @@
 """ST-GCN: spatial temporal graph convolutional network (Yan, Xiong, Lin, AAAI 2018)."""
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -87,7 +87,7 @@ class STGCN(Model):
         self.fcn = nn.Conv2d(channels, num_classes, 1)
 
     @classmethod
-    def from_authors(cls, state: dict[str, Tensor]) -> tuple[dict[str, int], dict[str, Tensor]] | None:
+    def from_authors(cls, state: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         if not {"A", "edge_importance.0", "st_gcn_networks.0.gcn.conv.weight", "fcn.weight"} <= state.keys():
             return None
         kernels, joints, _ = state["A"].shape
