@@ -162,7 +162,9 @@ def recipe_for(model: str, table: str = "small", changes: Mapping[str, Any] = _N
     tables = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"small": {}}
     if table not in tables:
         raise DataError(f"model {model!r} has no recipe {table!r}", hint=f"it has {', '.join(tables)}")
-    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in tables[table].items()}
+    settings: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in tables[table].items()
+    }
     nested = {key: {**settings.get(key, {}), **changes.get(key, {})} for key in ("options", "preprocess")}
     return build("training", "recipe", Recipe, {**settings, **changes, **nested})
 
