@@ -27,7 +27,7 @@ NARROW = {
     "stgcn": {"width": 4},
     "agcn": {"width": 8},
     "asgcn": {"width": 4},
-    "dgnn": {"width": 4},
+    "dgnn": {"width": 4, "bones": "joint"},
     "msg3d": {"width": 12},
     "ctrgcn": {"width": 8},
     "sgn": {"width": 16},
@@ -55,7 +55,8 @@ def test_the_authors_tensors_are_recognised_and_loaded(family, tmp_path):
 
 @pytest.mark.parametrize("family", NARROW)
 @pytest.mark.parametrize(
-    ("skeleton", "persons", "channels"), [(NTU25, 2, 3), (COCO17, 1, 3), (OPENPOSE18, 2, 2)], ids=str
+    ("skeleton", "persons", "channels"), [(NTU25, 2, 3), (COCO17, 1, 3), (OPENPOSE18, 2, 2)],
+    ids=lambda value: getattr(value, "name", value),
 )
 def test_sizes_are_read_off_the_shapes(family, skeleton, persons, channels, tmp_path):
     sizes = {"skeleton": skeleton, "num_classes": 7, "persons": persons, "in_channels": channels}

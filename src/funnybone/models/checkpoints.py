@@ -114,7 +114,9 @@ def _stripped(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def _recognised(
     path: Path, state: dict[str, Tensor], family: str | None
 ) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
-    for name in [family] if family is not None else models.names():
+    # A family that extends another is asked before it: it knows its own.
+    known = sorted(models.names(), key=lambda name: -len(models[name].__mro__))
+    for name in [family] if family is not None else known:
         found = models[name].from_authors(state)
         if found is not None:
             return (name, *found)
