@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from funnybone.errors import DataError
 from funnybone.models import create, load_checkpoint, names
 from funnybone.skeletons import COCO17, HDM05_25, NTU25, OPENPOSE18
+from narrow_models import NARROW as ALL_NARROW
 
 GOLDEN = Path(__file__).parents[1].parent / "shared" / "golden"
 FILES = {
@@ -22,17 +23,11 @@ FILES = {
     "ctrgcn": ["ctr_gcn"],
     "sgn": ["sgn"],
 }
-# Narrow networks; what their constructors take is what their checkpoints must give back.
-NARROW = {
-    "stgcn": {"width": 4},
-    "agcn": {"width": 8},
-    "asgcn": {"width": 4},
-    "dgnn": {"width": 4, "bones": "joint"},
-    "msg3d": {"width": 12},
-    "ctrgcn": {"width": 8},
-    "sgn": {"width": 16},
-    "stgcnpp": {"width": 12},
-}
+
+# What constructors took is what their checkpoints must give back. FR-Head's keys are CTR-GCN's, HRNN has no authors'
+# code, and community checkpoints of DGNN have bones in the order of joints.
+NARROW = {name: options for name, options in ALL_NARROW.items() if name not in ("frhead", "hrnn", "skateformer")}
+NARROW |= {"sgn": {"width": 16}, "dgnn": {"width": 4, "bones": "joint"}}
 
 
 @pytest.mark.parametrize("family", FILES)
@@ -55,7 +50,8 @@ def test_the_authors_tensors_are_recognised_and_loaded(family, tmp_path):
 
 @pytest.mark.parametrize("family", NARROW)
 @pytest.mark.parametrize(
-    ("skeleton", "persons", "channels"), [(NTU25, 2, 3), (COCO17, 1, 3), (OPENPOSE18, 2, 2)],
+    ("skeleton", "persons", "channels"),
+    [(NTU25, 2, 3), (COCO17, 1, 3), (OPENPOSE18, 2, 2)],
     ids=lambda value: getattr(value, "name", value),
 )
 def test_sizes_are_read_off_the_shapes(family, skeleton, persons, channels, tmp_path):

@@ -1,6 +1,10 @@
-"""``funnybone models``: what can be attacked out of the box, and trained."""
+"""``funnybone models``: what can be attacked out of the box, and trained; weights for others to attack."""
 
-from typing import Any
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from funnybone.cli.common import FRAMES, Json, emit, emit_json
 from funnybone.cli.tables import show
@@ -44,6 +48,33 @@ def list_models(pattern: str = "*", /, *, json: Json = False) -> None:
         "Models without weights: 60 classes on NTU25, one person. GFLOP: forward, 60 frames, two operations for each "
         "multiplication. Each model can have several streams. Accuracy: on its data's test part, Wilson 95 %."
     )
+
+
+def push(
+    file: Path, repo: str, /, *, private: Annotated[bool, Parameter(negative="")] = False, json: Json = False
+) -> None:
+    """Publish a weights file to a Hugging Face hub, with a model card of what the file says about itself.
+
+    Others then name it as hub:OWNER/NAME wherever a victim is named. The token is huggingface_hub's: hf auth login, or
+    HF_TOKEN. What is there already gets a new version and stays in the repository's history.
+
+    Parameters
+    ----------
+    file
+        A weights file that funnybone wrote. It is checked before anything is sent.
+    repo
+        The repository, OWNER/NAME; made where there is none.
+    private
+        Only for those whom the owner lets in.
+    """
+    from funnybone.models import hub
+
+    done = hub.push(file.expanduser(), repo, private=private)
+    if json:
+        emit_json({"file": str(file), "victim": f"{hub.PREFIX}{repo}@{done.commit}", **dataclasses.asdict(done)})
+        return
+    who = "private" if done.private else "public"
+    emit(f"{file}: published, {who}: {done.url}; attack it as {hub.PREFIX}{repo}, this version as ...@{done.commit}")
 
 
 def _describe(name: str) -> dict[str, Any]:

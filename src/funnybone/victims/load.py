@@ -1,4 +1,4 @@
-"""Find the victim that a name, a weights file or ``package.module:function`` means."""
+"""Find the victim that a name, a weights file, a repository or ``package.module:function`` means."""
 
 import importlib
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from funnybone.errors import DataError
+from funnybone.models import hub
 from funnybone.models.weights import list_packaged, load_weights, packaged
 from funnybone.skeletons import Skeleton
 from funnybone.victims.base import Victim
@@ -27,7 +28,9 @@ def create_victim(
     ----------
     source : str or Path
         A packaged victim (``"stgcn"`` with ``data="synthetic"``, or ``"stgcn.synthetic"``), a weights file that
-        ``funnybone train`` wrote, or ``"package.module:function"`` that returns a victim or a ``torch.nn.Module``.
+        ``funnybone train`` wrote, such a file on a Hugging Face hub (``"hub:owner/name"``, or
+        ``"hub:owner/name@revision"``), or ``"package.module:function"`` that returns a victim or a
+        ``torch.nn.Module``.
     data : str, optional
         The data set that a packaged victim was trained on.
     device : str
@@ -47,6 +50,8 @@ def create_victim(
     TorchVictim('stgcn.synthetic', 14 classes, gradients)
     """
     text = str(source)
+    if text.startswith(hub.PREFIX):
+        return _from_hub(text, device)
     if ":" in text and not Path(text).exists():
         return _from_function(text, device, skeleton, classes)
     path = Path(text).expanduser()
@@ -59,19 +64,32 @@ def create_victim(
             f"victim {text!r}: neither a packaged victim nor a file",
             hint=f"packaged are {known}; write package.module:function for your own, or train one",
         )
+    return _from_file(path, path.stem, device)
+
+
+def _from_file(path: Path, name: str, device: str) -> Victim:
     module, record = load_weights(path)
     victim = TorchVictim(
         module,
         skeleton=module.skeleton,
         classes=tuple(record.classes),
         preprocess=record.build_preprocess(),
-        name=path.stem,
+        name=name,
         frames=record.options.get("frames"),
         persons=module.persons,
         up=record.up,
         unit=record.unit,
     )
     return victim.to(device)
+
+
+def _from_hub(text: str, device: str) -> Victim:
+    repo, revision = hub.parse(text)
+    path = hub.fetch(repo, revision)
+    try:
+        return _from_file(path, text.removeprefix(hub.PREFIX), device)
+    except DataError as error:  # which names a file of the cache, that the user has not heard of
+        raise DataError(f"victim {text!r}: {str(error).replace(str(path), path.name)}") from None
 
 
 def _from_function(text: str, device: str, skeleton: Skeleton | None, classes: tuple[str, ...] | None) -> Victim:
