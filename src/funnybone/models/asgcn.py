@@ -84,6 +84,7 @@ class ASGCN(Model):
     """
 
     symmetric = True
+    exact_gradients = False  # through the choice of links, which jumps, flows that of the probabilities
 
     def __init__(
         self,

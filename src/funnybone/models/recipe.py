@@ -23,7 +23,9 @@ class Recipe:
     Parameters
     ----------
     epochs : int or None
-        Passes over the clips; None for 30, or fewer where that would show the network more than ``shown`` clips in all.
+        Passes over the clips; None for as many as ``max_epochs`` and ``shown`` allow.
+    max_epochs : int
+        Most passes, when ``epochs`` is None.
     shown : int
         Most clips shown in all, when ``epochs`` is None: it bounds the work on large data sets.
     batch : int
@@ -71,6 +73,7 @@ class Recipe:
     """
 
     epochs: int | None = None
+    max_epochs: int = 30
     shown: int = 16000
     batch: int = 8
     optimiser: str = "adamw"
@@ -95,7 +98,7 @@ class Recipe:
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise DataError(f"recipe: {name} is {value}", hint="give a finite number")
-        least = {"epochs": 1, "shown": 1, "batch": 1, "patience": 1}
+        least = {"epochs": 1, "max_epochs": 1, "shown": 1, "batch": 1, "patience": 1}
         least |= dict.fromkeys(("max_lr", "weight_decay", "clip_norm", "rotation", "tilt", "scale"), 0)
         for name, low in least.items():
             value = getattr(self, name)
@@ -114,7 +117,7 @@ class Recipe:
 
     def epochs_for(self, clips: int) -> int:
         """Passes over this many clips."""
-        return self.epochs if self.epochs is not None else min(30, math.ceil(self.shown / clips))
+        return self.epochs if self.epochs is not None else min(self.max_epochs, math.ceil(self.shown / clips))
 
     def learning_rate(self, progress: float) -> float:
         """Learning rate when this share of the steps is done.

@@ -42,10 +42,13 @@ class Model(nn.Module, ABC):
         Whether the persons' order makes no difference.
     skips_empty : bool
         Whether frames in which nobody is present make no difference.
+    exact_gradients : bool
+        Whether the input's gradient is that of the answers, not one of a smoother network that stands in for a step.
     """
 
     symmetric: ClassVar[bool] = False
     skips_empty: ClassVar[bool] = False
+    exact_gradients: ClassVar[bool] = True
 
     def __init__(
         self,

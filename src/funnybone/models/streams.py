@@ -111,6 +111,7 @@ class Fused(Model):
         for stream, network in networks.items():
             self.add_module(stream, network)
         self.symmetric = first.symmetric  # type: ignore[misc]  # of the class, but for a network of networks
+        self.exact_gradients = first.exact_gradients  # type: ignore[misc]
         self.skips_empty = first.skips_empty and not any(stream.endswith("motion") for stream in networks)  # type: ignore[misc]
 
     def network(self, stream: str) -> Model:

@@ -70,6 +70,7 @@ class TorchVictim(Victim):
         self.name = name or type(module).__name__
         self.frames, self.persons, self.up, self.unit = frames, persons, up, unit
         self.defense = defense
+        self.exact_gradients = getattr(module, "exact_gradients", True)
         self.parameters = sum(parameter.numel() for parameter in module.parameters())
 
     @property
