@@ -97,16 +97,14 @@ class MSG3D(Model):
 
     @classmethod
     def from_authors(cls, state: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-        if (
-            not {"sgcn1.0.A_res", "gcn3d1.gcn3d.0.gcn3d.1.A_res", "sgcn1.0.mlp.layers.0.weight", "fc.weight"}
-            <= state.keys()
-        ):
+        window, spatial, mixing = "gcn3d1.gcn3d.0.gcn3d.1.A_res", "sgcn1.0.A_res", "sgcn1.0.mlp.layers.0.weight"
+        if not {window, spatial, mixing, "fc.weight"} <= state.keys():
             return None
-        rows, joints = state["sgcn1.0.A_res"].shape
+        rows, joints = state[spatial].shape
         scales = rows // joints
-        width, inside = state["sgcn1.0.mlp.layers.0.weight"].shape[:2]
+        width, inside = state[mixing].shape[:2]
         channels = inside // scales
-        nodes, window = state["gcn3d1.gcn3d.0.gcn3d.1.A_res"].shape
+        targets, nodes = state[window].shape
         return {
             "num_classes": len(state["fc.weight"]),
             "joints": joints,
