@@ -15,7 +15,7 @@ NARROW = {
     "msg3d": {"width": 12},
     "sgn": {"width": 16, "samples": 3},
     "stgcnpp": {"width": 12},
-    "skateformer": {},
+    "skateformer": {"width": 24, "heads": 8, "length": 64},
 }
 
 

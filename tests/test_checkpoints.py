@@ -26,7 +26,7 @@ FILES = {
 
 # What constructors took is what their checkpoints must give back. FR-Head's keys are CTR-GCN's, HRNN has no authors'
 # code, and community checkpoints of DGNN have bones in the order of joints.
-NARROW = {name: options for name, options in ALL_NARROW.items() if name not in ("frhead", "hrnn", "skateformer")}
+NARROW = {name: options for name, options in ALL_NARROW.items() if name not in ("frhead", "hrnn")}
 NARROW |= {"sgn": {"width": 16}, "dgnn": {"width": 4, "bones": "joint"}}
 
 
@@ -73,7 +73,7 @@ def test_heads_that_only_training_needs_are_left_out(tmp_path):
 def test_every_family_with_published_code_is_recognised():
     ours = {"hrnn"}  # no authors' code
     heads = {"frhead"}  # CTR-GCN's keys and some of its own, above
-    assert set(names()) - ours - heads <= set(NARROW) | {"skateformer"}
+    assert set(names()) - ours - heads <= set(NARROW)
 
 
 @pytest.fixture
