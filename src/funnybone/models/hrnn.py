@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from funnybone.errors import DataError
-from funnybone.models.layers import share_absent
+from funnybone.models.layers import present_first, share_absent
 from funnybone.models.registry import Model, register_model
 from funnybone.skeletons import NTU25, Skeleton
 
@@ -279,7 +279,7 @@ def _both(rnn: nn.RNNBase, name: str) -> Tensor:
 def _present_first(rows: Float[Tensor, "R T V C"]) -> tuple[Float[Tensor, "R T V C"], Int[Tensor, " R"]]:
     """Each person's present frames in order, then the empty ones; and how many are present."""
     present = (rows != 0).flatten(2).any(2)
-    order = torch.argsort((~present).to(torch.uint8), dim=1, stable=True)
+    order = present_first(present)
     return torch.take_along_dim(rows, order[:, :, None, None], 1), present.sum(1)
 
 

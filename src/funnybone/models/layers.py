@@ -9,7 +9,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from funnybone.errors import DataError
@@ -68,6 +68,19 @@ def over_time(x: Float[Tensor, "B T V C"], conv: nn.Conv2d, norm: nn.BatchNorm2d
     padding, dilation = cast(tuple[int, int], conv.padding), cast(tuple[int, int], conv.dilation)
     y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, conv.stride, padding, dilation)
     return batch_norm(y.permute(0, 2, 3, 1), norm)
+
+
+def present_first(present: Bool[Tensor, "N L"]) -> Int[Tensor, "N L"]:
+    """For each row the places of what is present, in order, and then those of what is not.
+
+    Examples
+    --------
+    >>> present_first(torch.tensor([[False, True, False, True]]))
+    tensor([[1, 3, 0, 2]])
+    """
+    # Each key occurs once: a stable sort of the flags would do the same, but exporters do not know it.
+    places = torch.arange(present.shape[1], device=present.device)
+    return torch.where(present, places, places + present.shape[1]).argsort(1)
 
 
 def share_absent(rows: Float[Tensor, "B T V C"]) -> tuple[Float[Tensor, "R T V C"], Int[Tensor, " B"]]:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from funnybone.errors import DataError
-from funnybone.models.layers import Dropout, batch_norm, over_time, pointwise, scale_and_shift
+from funnybone.models.layers import Dropout, batch_norm, over_time, pointwise, present_first, scale_and_shift
 from funnybone.models.registry import Model, register_model
 from funnybone.skeletons import NTU25, Skeleton
 
@@ -156,7 +156,7 @@ class SGN(Model):
         """
         clips, persons, frames = xyz.shape[:3]
         present = (xyz != 0).flatten(3).any(3).transpose(1, 2).flatten(1)
-        row = present.logical_not().byte().argsort(dim=1, stable=True)  # present poses first, by frame and person
+        row = present_first(present)  # by frame and person
         # Where in its segment each pick lies, as a share in whole numbers, for which the next lines are exact.
         segment = torch.arange(self.segments, device=xyz.device)
         if self.training:
