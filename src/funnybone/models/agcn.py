@@ -231,7 +231,11 @@ class _OverTime(nn.Module):
     def forward(self, x: Float[Tensor, "B V T C"]) -> Float[Tensor, "B V S D"]:
         weight, bias = folded(self.conv, self.bn)
         (stride, _), (padding, _) = self.conv.stride, cast(tuple[int, int], self.conv.padding)
-        y = F.conv2d(x.permute(0, 3, 1, 2), weight.transpose(2, 3), bias, (1, stride), (0, padding))
+        x = x.permute(0, 3, 1, 2)
+        if weight.requires_grad:
+            # oneDNN's weight gradient of few channels that lie last has destroyed the heap here, with two threads.
+            x = x.contiguous()
+        y = F.conv2d(x, weight.transpose(2, 3), bias, (1, stride), (0, padding))
         return batch_norm(y.permute(0, 2, 3, 1), self.bn)
 
 
