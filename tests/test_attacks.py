@@ -8,10 +8,13 @@ import torch
 import funnybone as fb
 from funnybone.attacks import Attack, GradientAttack, Problem
 from funnybone.attacks.base import Trace
+from funnybone.attacks.losses import objective
 from funnybone.attacks.smart import dynamics_metric, perceptual_loss
+from funnybone.chance import Chance
 from funnybone.motion.dynamics import derivative
 from funnybone.testing import check_attack, linear_victim, random_clips
 from funnybone.threat import L2, BoneLength, Linf
+from funnybone.victims import Meter, view
 
 ATTACKS = [fb.create_attack("pgd", steps=20), fb.create_attack("smart", steps=60)]
 
@@ -178,6 +181,94 @@ def test_batches_do_not_matter_to_a_deterministic_attack(clips, victim):
     together, apart = (attack(victim, clips, batch_size=size) for size in (64, 2))
     assert torch.equal(together.success, apart.success)
     assert torch.allclose(together.adversarial.xyz, apart.adversarial.xyz, atol=1e-5)
+
+
+class Noisy(torch.nn.Module):
+    """The logits of a linear victim and noise of a known size, from a source of its own."""
+
+    def __init__(self, module, noise):
+        super().__init__()
+        self.module, self.noise = module, noise
+        self.generator = torch.Generator().manual_seed(0)
+
+    def forward(self, xyz):
+        logits = self.module(xyz)
+        return logits + self.noise * torch.randn(logits.shape, generator=self.generator)
+
+
+def test_of_a_victim_that_draws_the_gradient_is_a_mean_and_the_verdict_a_majority():
+    clips = random_clips(24)
+    plain = linear_victim(clips, distance=0.05)
+    logits = plain.logits(clips.xyz)
+    noise = float((logits.max(1).values - logits.min(1).values).median()) / 2  # one answer in ten or so is wrong
+    victim = fb.TorchVictim(Noisy(plain.module, noise), skeleton=clips.skeleton, classes=clips.classes, stochastic=True)
+    attack = fb.create_attack("pgd", steps=20, random_start=False)
+    outcome = attack(victim, clips, threat=Linf(0.02))
+    assert outcome.provenance["draws"] == 20
+    assert (outcome.queries % 20 == 0).all()
+    assert outcome.attacked.sum() >= 22  # a single answer would call clips wrong that are right
+    assert torch.equal(outcome.success, outcome.attacked & (outcome.agreement > 0.5))
+    assert outcome.success.any()
+    assert ((outcome.agreement * 32).round() == outcome.agreement * 32).all()
+    once = attack(victim, clips, threat=Linf(0.02), draws=1)
+    # What stops at the first wrong answer of one draw has mostly not left the class.
+    assert once.success.sum() < outcome.success.sum()
+    with pytest.raises(fb.DataError, match="20 draws"):
+        attack(victim, clips, threat=Linf(0.02), budget=19)
+
+
+def test_averaged_gradients_tend_to_the_gradient_without_noise(clips, victim):
+    noisy = fb.TorchVictim(Noisy(victim.module, 3.0), skeleton=clips.skeleton, classes=clips.classes, stochastic=True)
+    gradients = [problem_of(who, clips, draws).gradient(clips.xyz)[2] for who, draws in ((victim, 1), (noisy, 400))]
+    cosine = torch.cosine_similarity(*(gradient.flatten(1) for gradient in gradients))
+    assert cosine.min() > 0.999
+
+
+def problem_of(victim, clips, draws=1):
+    return Problem(
+        victim=view(victim, "gradients", Meter(len(clips))),
+        goal=fb.goals.AnythingBut(),
+        threat=fb.threat.Unbounded(),
+        clips=clips,
+        reference=clips.labels,
+        rows=torch.arange(len(clips)),
+        chance=Chance(torch.arange(len(clips))),
+        draws=draws,
+    )
+
+
+def test_mixed_precision_searches_and_float32_judges():
+    clips = random_clips(6)
+    victim = linear_victim(clips, distance=0.05)
+    attack = fb.create_attack("smart", steps=60)
+    plain, mixed = (attack(victim, clips, precision=precision) for precision in ("fp32", "bf16"))
+    assert mixed.success.all()
+    assert torch.allclose(plain.distances["position_m"], mixed.distances["position_m"], rtol=0.1)
+    assert (mixed.queries >= mixed.steps + 2).all()  # what bf16 took for fallen was asked again
+
+
+@pytest.mark.parametrize("loss", ["goal", "ce", "margin", "dlr"])
+@pytest.mark.parametrize("goal", [fb.goals.AnythingBut(), fb.goals.AnythingButTop(2), fb.goals.Specified(3)])
+def test_descending_any_loss_reaches_the_goal(loss, goal):
+    logits = 3 * torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+    labels = logits.argmax(1)
+    reference = goal.reference(labels, 6)
+    descended = objective(loss, goal)
+    for _ in range(300):
+        logits.requires_grad_(True)
+        (gradient,) = torch.autograd.grad(descended(logits, reference).sum(), logits)
+        logits = logits.detach() - 0.05 * torch.nn.functional.normalize(gradient)
+    assert goal.achieved(logits, reference).all()
+
+
+def test_the_ratio_of_differences_does_not_know_the_scale_of_logits():
+    logits = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
+    for goal in (fb.goals.AnythingBut(), fb.goals.Specified(2)):
+        reference = goal.reference(logits.argmax(1), 6)
+        ratio = objective("dlr", goal)
+        assert torch.allclose(ratio(logits, reference), ratio(1000 * logits + 7, reference), atol=1e-4)
+    with pytest.raises(fb.DataError, match="goal, ce, margin, dlr"):
+        fb.create_attack("pgd", loss="hinge")
 
 
 def test_outcome_prints_one_honest_line(clips, victim):

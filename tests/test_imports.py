@@ -18,7 +18,7 @@ LEVELS = (
     ("errors", "tables", "units"),
     ("registry", "settings", "skeletons"),
     ("clips",),
-    ("clips_io", "motion"),
+    ("chance", "clips_io", "motion"),
     ("metrics", "threat"),
     ("goals", "models", "data"),
     ("victims",),

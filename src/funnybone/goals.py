@@ -2,11 +2,13 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from funnybone.chance import Chance
 from funnybone.errors import DataError
 
 
@@ -14,7 +16,14 @@ class Goal(ABC):
     """What the attacker wants, with respect to one reference class for each clip.
 
     The reference is the true class for goals that lead away from it and the wanted class for goals that lead to one.
+
+    Attributes
+    ----------
+    away : bool
+        Whether it leads away from the reference.
     """
+
+    away: ClassVar[bool] = True
 
     @property
     @abstractmethod
@@ -26,9 +35,12 @@ class Goal(ABC):
         """Whether the predicted class alone cannot tell success."""
         return False
 
-    def reference(
-        self, labels: Int[Tensor, " N"], classes: int, generator: torch.Generator | None = None
-    ) -> Int[Tensor, " N"]:
+    @property
+    def place(self) -> int:
+        """The place of the class, among all but the reference, that the reference is compared with."""
+        return 1
+
+    def reference(self, labels: Int[Tensor, " N"], classes: int, chance: Chance | None = None) -> Int[Tensor, " N"]:
         """Return the class that each clip is led away from, or to."""
         return labels
 
@@ -37,8 +49,12 @@ class Goal(ABC):
         """Judge each clip by its logits."""
 
     @abstractmethod
+    def margin(self, logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+        """Return by how much the logits miss the goal: below zero where it holds, zero at the border, ties aside."""
+
     def loss(self, logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
-        """Return what gradient attacks descend, for each clip."""
+        """Return what gradient attacks descend, for each clip; the margin where a goal has nothing smoother."""
+        return self.margin(logits, reference)
 
     def achieved_by_labels(self, predicted: Int[Tensor, " N"], reference: Int[Tensor, " N"]) -> Bool[Tensor, " N"]:
         """Judge each clip by its predicted class alone."""
@@ -59,6 +75,19 @@ def log_odds(logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"]) -> Floa
     """
     own = logits.gather(1, reference[:, None]).squeeze(1)
     return own - logits.scatter(1, reference[:, None], -torch.inf).logsumexp(1)
+
+
+def lead(logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"], place: int = 1) -> Float[Tensor, " N"]:
+    """Return by how much the reference class's logit is above the ``place``-th highest of the others.
+
+    Examples
+    --------
+    >>> lead(torch.tensor([[4.0, 3.0, 1.0], [4.0, 3.0, 1.0]]), torch.tensor([0, 2]))
+    tensor([ 1., -3.])
+    """
+    own = logits.gather(1, reference[:, None]).squeeze(1)
+    others = logits.scatter(1, reference[:, None], -torch.inf)
+    return own - others.topk(place, dim=1).values[:, -1]
 
 
 @dataclass(frozen=True)
@@ -82,6 +111,9 @@ class AnythingBut(Goal):
 
     def achieved(self, logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"]) -> Bool[Tensor, " N"]:
         return logits.argmax(1) != reference
+
+    def margin(self, logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+        return lead(logits, reference)
 
     def loss(self, logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
         return log_odds(logits, reference)
@@ -123,23 +155,20 @@ class AnythingButTop(Goal):
     def needs_scores(self) -> bool:
         return self.n > 1
 
-    def reference(
-        self, labels: Int[Tensor, " N"], classes: int, generator: torch.Generator | None = None
-    ) -> Int[Tensor, " N"]:
+    @property
+    def place(self) -> int:
+        return self.n
+
+    def reference(self, labels: Int[Tensor, " N"], classes: int, chance: Chance | None = None) -> Int[Tensor, " N"]:
         if self.n >= classes:
             raise DataError(f"goal {self.name}: the victim knows only {classes} classes", hint="choose a smaller n")
         return labels
 
-    def _margin(self, logits: Tensor, reference: Tensor) -> Tensor:
-        own = logits.gather(1, reference[:, None]).squeeze(1)
-        others = logits.scatter(1, reference[:, None], -torch.inf)
-        return own - others.topk(self.n, dim=1).values[:, -1]
-
     def achieved(self, logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"]) -> Bool[Tensor, " N"]:
-        return self._margin(logits, reference) < 0
+        return self.margin(logits, reference) < 0
 
-    def loss(self, logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
-        return self._margin(logits, reference)
+    def margin(self, logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+        return lead(logits, reference, self.n)
 
     def achieved_by_labels(self, predicted: Int[Tensor, " N"], reference: Int[Tensor, " N"]) -> Bool[Tensor, " N"]:
         if self.needs_scores:
@@ -154,7 +183,7 @@ class Specified(Goal):
     Parameters
     ----------
     target : int, optional
-        The wanted class. None draws one for each clip from the generator, never the true one.
+        The wanted class. None draws one for each clip, never the true one.
 
     References
     ----------
@@ -166,24 +195,27 @@ class Specified(Goal):
     tensor([ True, False])
     """
 
+    away: ClassVar[bool] = False
     target: int | None = None
 
     @property
     def name(self) -> str:
         return "sa" if self.target is None else f"sa:{self.target}"
 
-    def reference(
-        self, labels: Int[Tensor, " N"], classes: int, generator: torch.Generator | None = None
-    ) -> Int[Tensor, " N"]:
+    def reference(self, labels: Int[Tensor, " N"], classes: int, chance: Chance | None = None) -> Int[Tensor, " N"]:
         if self.target is None:
-            shift = torch.randint(1, classes, labels.shape, generator=generator).to(labels.device)
-            return (labels + shift) % classes
+            if chance is None or classes < 2:
+                raise DataError(f"goal sa: no class to draw among {classes}", hint="name one, as in sa:4")
+            return (labels + 1 + chance.below(classes - 1)) % classes
         if not 0 <= self.target < classes:
             raise DataError(f"goal {self.name}: there is no class {self.target}", hint=f"classes are 0..{classes - 1}")
         return torch.full_like(labels, self.target)
 
     def achieved(self, logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"]) -> Bool[Tensor, " N"]:
         return logits.argmax(1) == reference
+
+    def margin(self, logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+        return -lead(logits, reference)
 
     def loss(self, logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
         return -log_odds(logits, reference)

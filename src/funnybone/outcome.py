@@ -18,7 +18,7 @@ from funnybone.errors import DataError
 from funnybone.metrics.intervals import wilson
 from funnybone.units import UNITS
 
-FORMAT = 1
+FORMAT = 2
 _VECTORS = (
     "attacked",
     "success",
@@ -27,6 +27,7 @@ _VECTORS = (
     "gradients",
     "clean_prediction",
     "prediction",
+    "agreement",
     "reference",
     "violation",
     "zero_gradient",
@@ -49,6 +50,8 @@ class Outcome:
         What it took: steps until success (or all of them), forward passes, and those of them with a gradient.
     clean_prediction, prediction, reference : Int[Tensor, "N"]
         The victim's class before and after, and the class that the goal refers to.
+    agreement : Float[Tensor, "N"]
+        Share of the answers to the stored clip in which the goal holds: one answer, or many of a stochastic victim.
     violation : Float[Tensor, "N"]
         How far the stored clip lies outside of the threat model; 0 inside.
     zero_gradient : Bool[Tensor, "N"]
@@ -76,6 +79,7 @@ class Outcome:
     gradients: Int[Tensor, " N"]
     clean_prediction: Int[Tensor, " N"]
     prediction: Int[Tensor, " N"]
+    agreement: Float[Tensor, " N"]
     reference: Int[Tensor, " N"]
     violation: Float[Tensor, " N"]
     zero_gradient: Bool[Tensor, " N"]

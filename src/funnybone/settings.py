@@ -1,7 +1,7 @@
 """Build a part from its settings, with an error that names the setting."""
 
 import dataclasses
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from funnybone.errors import DataError
 
@@ -28,6 +28,9 @@ def build(kind: str, name: str, part: type[T], settings: dict[str, Any]) -> T:
     for key, value in settings.items():
         if kinds[key] in _NUMBERS and (isinstance(value, bool) or not isinstance(value, _NUMBERS[kinds[key]])):
             raise DataError(f"{kind} {name}: {key} is {value!r}", hint=f"give {_WORDS[kinds[key]]}")
+        if get_origin(kinds[key]) is Literal and value not in get_args(kinds[key]):
+            choices = ", ".join(map(str, get_args(kinds[key])))
+            raise DataError(f"{kind} {name}: {key} is {value!r}", hint=f"it is one of {choices}")
     try:
         return part(**settings)
     except DataError:

@@ -1,16 +1,19 @@
 """What every attack shares: checks, metering, who is attacked, and the verdict on what is stored."""
 
+import contextlib
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 import funnybone
+from funnybone.attacks.losses import Objective
+from funnybone.chance import Chance
 from funnybone.clips import Clips
 from funnybone.errors import DataError
 from funnybone.goals import AnythingBut, Goal
@@ -24,6 +27,11 @@ from funnybone.victims.base import Victim, predict
 
 # Rounding aside, a success outside of the threat model is no success.
 TOLERANCE = 1e-6
+
+# Answers of a stochastic victim: those that the attack averages over, as in AutoAttack, and fresh ones for the verdict.
+DRAWS, VERDICT_DRAWS = 20, 32
+
+Precision = Literal["fp32", "bf16"]
 
 # Told after every step: clips done, of those successful, clips in all.
 Progress = Callable[[int, int, int], None]
@@ -43,7 +51,7 @@ def create_attack(name: str, **settings: Any) -> "Attack":
     Examples
     --------
     >>> create_attack("pgd", steps=20)
-    PGD(steps=20, step_size=0.1, random_start=True)
+    PGD(steps=20, loss='goal', step_size=0.1, random_start=True)
     """
     return build("attack", name, attacks[name], settings)
 
@@ -68,8 +76,12 @@ class Problem:
         The class that the goal refers to.
     rows : Int[Tensor, "N"]
         Which clip of the meter each one is.
-    generator : torch.Generator
-        The only source of chance.
+    chance : Chance
+        The only source of chance: what a clip is given does not depend on the clips beside it.
+    draws : int
+        Answers that stand for one, of a victim whose answers differ.
+    precision : {"fp32", "bf16"}
+        What gradients are searched with; `confirm` asks again in float32.
     state : dict of str to Tensor
         What an attack remembers of each clip (momenta, multipliers): N first, so that it follows the clips.
     """
@@ -80,7 +92,9 @@ class Problem:
     clips: Clips
     reference: Int[Tensor, " N"]
     rows: Int[Tensor, " N"]
-    generator: torch.Generator
+    chance: Chance
+    draws: int = 1
+    precision: Precision = "fp32"
     state: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -101,21 +115,55 @@ class Problem:
         return self.threat.project(self.clean, xyz)
 
     def gradient(
-        self, xyz: Float[Tensor, "N M T V C"]
+        self, xyz: Float[Tensor, "N M T V C"], objective: Objective | None = None
     ) -> tuple[Float[Tensor, "N K"], Float[Tensor, " N"], Float[Tensor, "N M T V C"]]:
-        """Return logits, the goal's loss and its gradient with respect to positions (zero where not valid)."""
-        xyz = xyz.detach().requires_grad_(True)
-        with torch.enable_grad():
-            logits = self.victim.logits(xyz, self.rows)
-            loss = self.goal.loss(logits.float(), self.reference)
-            # Clips do not meet inside a victim, so the gradient of the sum is the gradient of each.
-            (gradient,) = torch.autograd.grad(loss.sum(), xyz)
-        return logits.detach(), loss.detach(), torch.where(self.movable, gradient, 0)
+        """Return logits, a loss and its gradient with respect to positions (zero where not valid).
 
-    def score(self, xyz: Float[Tensor, "N M T V C"]) -> tuple[Float[Tensor, "N K"], Float[Tensor, " N"]]:
-        """Return logits and the goal's loss, without a gradient."""
-        logits = self.victim.scores(xyz, self.rows)
-        return logits, self.goal.loss(logits.float(), self.reference)
+        The loss is the goal's, or ``objective`` of logits and reference class. Of a victim whose answers differ, losses
+        and gradients are means over ``draws`` of them (expectation over transformation, Athalye et al., ICML 2018), and
+        logits are mean log-probabilities.
+        """
+        objective = objective or self.goal.loss
+        xyz = xyz.detach().requires_grad_(True)
+        mean: tuple[Tensor, ...] = ()
+        for _ in range(self.draws):
+            with torch.enable_grad():
+                with self._autocast(xyz.device):
+                    logits = self.victim.logits(xyz, self.rows)
+                loss = objective(logits.float(), self.reference)
+                # Clips do not meet inside a victim, so the gradient of the sum is the gradient of each.
+                (gradient,) = torch.autograd.grad(loss.sum(), xyz)
+            mean = self._added(mean, self._said(logits), loss.detach(), gradient)
+        logits, loss, gradient = mean
+        return logits, loss, torch.where(self.movable, gradient, 0)
+
+    def score(
+        self, xyz: Float[Tensor, "N M T V C"], objective: Objective | None = None
+    ) -> tuple[Float[Tensor, "N K"], Float[Tensor, " N"]]:
+        """Return logits and a loss without a gradient, in float32; means over ``draws`` as in `gradient`."""
+        objective = objective or self.goal.loss
+        mean: tuple[Tensor, ...] = ()
+        for _ in range(self.draws):
+            logits = self.victim.scores(xyz, self.rows).float()
+            mean = self._added(mean, self._said(logits), objective(logits, self.reference))
+        logits, loss = mean
+        return logits, loss
+
+    def can_ask(self) -> Bool[Tensor, " N"]:
+        """Whether the budget of each clip allows another question."""
+        return (self.victim.remaining(self.rows) >= self.draws).to(self.clips.xyz.device)
+
+    def _said(self, logits: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
+        """What one of several answers adds to their mean: logits of one draw are not on the scale of another's."""
+        logits = logits.detach().float()
+        return logits.log_softmax(1) if self.draws > 1 else logits
+
+    def _added(self, mean: tuple[Tensor, ...], *parts: Tensor) -> tuple[Tensor, ...]:
+        parts = tuple(part / self.draws if self.draws > 1 else part for part in parts)
+        return tuple(a + b for a, b in zip(mean, parts, strict=True)) if mean else parts
+
+    def _autocast(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+        return torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else contextlib.nullcontext()
 
     def keep(self, mask: Bool[Tensor, " N"]) -> "Problem":
         """Return the problem for those clips alone."""
@@ -126,6 +174,7 @@ class Problem:
             clips=self.clips[mask],
             reference=self.reference[mask],
             rows=self.rows[mask.to(self.rows.device)],
+            chance=self.chance[mask],
             state={key: value[mask] for key, value in self.state.items()},
         )
 
@@ -164,6 +213,8 @@ class Attack(ABC):
         threat: Threat | None = None,
         generator: torch.Generator | None = None,
         budget: int | None = None,
+        draws: int | None = None,
+        precision: Precision = "fp32",
         batch_size: int = 64,
         progress: Progress | None = None,
     ) -> Outcome:
@@ -183,6 +234,11 @@ class Attack(ABC):
             The only source of chance; seeded with 0 by default.
         budget : int, optional
             Most queries for each clip.
+        draws : int, optional
+            Answers of a stochastic victim that stand for one, each a query; 20 by default, one of other victims. A
+            stochastic victim is judged by the majority of 32 answers that the attack has not seen.
+        precision : {"fp32", "bf16"}
+            Search in mixed precision, and judge in float32 all the same.
         batch_size : int
             Clips attacked together.
         progress : callable, optional
@@ -203,62 +259,71 @@ class Attack(ABC):
         progress = progress or (lambda done, successes, total: None)
         if len(clips) == 0:
             raise DataError(f"{clips.name}: there are no clips to attack", hint="choose another split or limit")
+        draws = draws or (DRAWS if victim.stochastic else 1)
+        if budget is not None and budget < draws:
+            raise DataError(f"a budget of {budget} queries is less than the {draws} draws of one question")
         meter = Meter(len(clips), budget)
         asked = view(victim, self.access, meter)
         self._judge(victim, goal)
-        prediction, logits = predict(victim, clips, batch_size)
-        reference = goal.reference(clips.labels, len(victim.classes), generator)
-        if logits is not None and not bool(torch.isfinite(logits).all()):
-            wrong = int((~torch.isfinite(logits)).any(1).nonzero()[0])
-            raise DataError(
-                f"victim {victim.name!r}: its logits for the clean clip {clips.ids[wrong]} are not finite numbers",
-                hint="its weights or its preprocessing are broken",
-            )
-        attacked = (prediction == clips.labels) & ~_met(goal, prediction, logits, reference)
+        chance = Chance.of(clips, generator)
+        reference = goal.reference(clips.labels, len(victim.classes), chance)
+        with repeatable(victim, generator):
+            before = judge(victim, clips, goal, reference, batch_size)
+            if not bool(before.finite.all()):
+                wrong = int((~before.finite).nonzero()[0])
+                raise DataError(
+                    f"victim {victim.name!r}: its logits for the clean clip {clips.ids[wrong]} are not finite numbers",
+                    hint="its weights or its preprocessing are broken",
+                )
+            attacked = (before.prediction == clips.labels) & (before.agreement <= 0.5)
 
-        total = int(attacked.sum())
-        xyz = clips.xyz.clone()
-        steps = torch.zeros(len(clips), dtype=torch.long)
-        zero = torch.zeros(len(clips), dtype=torch.bool)
-        done = successes = 0
-        for rows in attacked.nonzero().flatten().split(batch_size):
-            problem = Problem(
-                victim=asked,
-                goal=goal,
-                threat=threat,
-                clips=clips[rows].to(victim.device),
-                reference=reference[rows].to(victim.device),
-                rows=rows,
-                generator=generator,
-            )
+            total = int(attacked.sum())
+            xyz = clips.xyz.clone()
+            steps = torch.zeros(len(clips), dtype=torch.long)
+            zero = torch.zeros(len(clips), dtype=torch.bool)
+            done = successes = 0
+            for rows in attacked.nonzero().flatten().split(batch_size):
+                problem = Problem(
+                    victim=asked,
+                    goal=goal,
+                    threat=threat,
+                    clips=clips[rows].to(victim.device),
+                    reference=reference[rows].to(victim.device),
+                    rows=rows,
+                    chance=chance[rows].to(victim.device),
+                    draws=draws,
+                    precision=precision,
+                )
 
-            def tell(more: int, won: int, _: int, done: int = done, successes: int = successes) -> None:
-                progress(done + more, successes + won, total)
+                def tell(more: int, won: int, _: int, done: int = done, successes: int = successes) -> None:
+                    progress(done + more, successes + won, total)
 
-            trace = self.run(problem, tell)
-            found = trace.xyz.to(xyz.device, torch.float32)
-            xyz[rows] = torch.where(clips.valid[rows][..., None, None], found, clips.xyz[rows])
-            steps[rows], zero[rows] = trace.steps.cpu(), trace.zero_gradient.cpu()
-            done, successes = done + len(rows), successes + int(trace.fallen.sum())
+                trace = self.run(problem, tell)
+                found = trace.xyz.to(xyz.device, torch.float32)
+                xyz[rows] = torch.where(clips.valid[rows][..., None, None], found, clips.xyz[rows])
+                steps[rows], zero[rows] = trace.steps.cpu(), trace.zero_gradient.cpu()
+                done, successes = done + len(rows), successes + int(trace.fallen.sum())
 
-        adversarial = clips.with_xyz(xyz)
-        after, after_logits = predict(victim, adversarial, batch_size)
+            adversarial = clips.with_xyz(xyz)
+            after = judge(victim, adversarial, goal, reference, batch_size)
         violation = threat.violation(clips.xyz, xyz)
-        met = _met(goal, after, after_logits, reference)
         return Outcome(
             adversarial=adversarial,
             attacked=attacked,
-            success=attacked & met & (violation <= TOLERANCE),
+            success=attacked & (after.agreement > 0.5) & (violation <= TOLERANCE),
             steps=steps,
             queries=meter.queries,
             gradients=meter.gradients,
-            clean_prediction=prediction,
-            prediction=after,
+            clean_prediction=before.prediction,
+            prediction=after.prediction,
+            agreement=after.agreement,
             reference=reference,
             violation=violation,
             zero_gradient=zero,
             distances=deviations(clips, xyz),
-            provenance=self.provenance(victim, clips, goal, threat, budget, batch_size),
+            provenance=self.provenance(
+                victim, clips, goal, threat, budget=budget, draws=draws, precision=precision, batch_size=batch_size
+            ),
         )
 
     def _judge(self, victim: Victim, goal: Goal) -> None:
@@ -277,10 +342,8 @@ class Attack(ABC):
         """Every hyper-parameter, as plain values."""
         return dataclasses.asdict(self)
 
-    def provenance(
-        self, victim: Victim, clips: Clips, goal: Goal, threat: Threat, budget: int | None, batch_size: int
-    ) -> dict[str, Any]:
-        """What determined an outcome, as plain values."""
+    def provenance(self, victim: Victim, clips: Clips, goal: Goal, threat: Threat, **how: Any) -> dict[str, Any]:
+        """What determined an outcome, as plain values; ``how`` the attack was called is among them."""
         return {
             "attack": self.name,
             "access": self.access,
@@ -289,8 +352,7 @@ class Attack(ABC):
             "threat": repr(threat),
             "victim": {"name": victim.name, "fingerprint": victim.fingerprint},
             "data": {"name": clips.name, "synthetic": clips.synthetic},
-            "budget": budget,
-            "batch_size": batch_size,
+            **how,
             "funnybone": funnybone.__version__,
             "torch": str(torch.__version__),
         }
@@ -301,6 +363,38 @@ def achieved(goal: Goal, logits: Float[Tensor, "N K"], reference: Int[Tensor, " 
     return goal.achieved(logits, reference) & torch.isfinite(logits).all(1)
 
 
-def _met(goal: Goal, predicted: Tensor, logits: Tensor | None, reference: Tensor) -> Tensor:
-    """Judge by logits where there are any, by labels where there are not."""
-    return goal.achieved_by_labels(predicted, reference) if logits is None else achieved(goal, logits, reference)
+@contextlib.contextmanager
+def repeatable(victim: Victim, generator: torch.Generator) -> Iterator[None]:
+    """Let what a stochastic victim draws of torch's global state follow from the generator; leave that state alone."""
+    if not victim.stochastic:
+        yield
+        return
+    with torch.random.fork_rng(devices=[victim.device] if victim.device.type == "cuda" else []):
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        yield
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a victim says to clips, asked by the evaluator: one answer, or the majority of many that differ."""
+
+    prediction: Int[Tensor, " N"]
+    agreement: Float[Tensor, " N"]  # share of the answers in which the goal holds
+    finite: Bool[Tensor, " N"]
+
+
+def judge(victim: Victim, clips: Clips, goal: Goal, reference: Int[Tensor, " N"], batch_size: int) -> Verdict:
+    """Ask a victim about clips: by logits where it gives any, by labels where not."""
+    answers = VERDICT_DRAWS if victim.stochastic else 1
+    votes = torch.zeros(len(clips), len(victim.classes))
+    met = torch.zeros(len(clips))
+    finite = torch.ones(len(clips), dtype=torch.bool)
+    for _ in range(answers):
+        predicted, logits = predict(victim, clips, batch_size)
+        votes += torch.nn.functional.one_hot(predicted, len(victim.classes))
+        if logits is None:
+            met += goal.achieved_by_labels(predicted, reference)
+        else:
+            met += achieved(goal, logits, reference)
+            finite &= torch.isfinite(logits).all(1)
+    return Verdict(votes.argmax(1), met / answers, finite)

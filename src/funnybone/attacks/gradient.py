@@ -4,11 +4,13 @@ from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from funnybone.attacks.base import Attack, Problem, Progress, Trace, achieved
+from funnybone.attacks.losses import Loss, objective
 from funnybone.errors import DataError
+from funnybone.goals import AnythingBut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +25,17 @@ class GradientAttack(Attack):
     ----------
     steps : int
         Gradient steps for each clip.
+    loss : {"goal", "ce", "margin", "dlr"}
+        What is descended: see `funnybone.attacks.losses`.
     """
 
     steps: int = 100
+    loss: Loss = "goal"
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise DataError(f"attack {self.name}: steps is {self.steps}", hint="give at least 1")
+        objective(self.loss, AnythingBut())  # said now, where there is none of that name
 
     def start(self, problem: Problem) -> Float[Tensor, "N M T V C"]:
         """Return where to begin; the clean clips by default."""
@@ -60,17 +66,18 @@ class GradientAttack(Attack):
         taken = torch.full((total,), self.steps, device=best.device)
         solved, blind = torch.zeros(2, total, dtype=torch.bool, device=best.device)
         place = torch.arange(total, device=best.device)  # of each standing clip among all
+        descended = objective(self.loss, problem.goal)
         xyz = problem.constrain(self.start(problem))
         for k in range(self.steps + 1):
             if k < self.steps:
-                logits, loss, gradient = problem.gradient(xyz)
+                logits, loss, gradient = problem.gradient(xyz, descended)
             else:  # the last iterate is judged, not left
-                logits, loss, gradient = *problem.score(xyz), torch.zeros_like(xyz)
-            fallen = achieved(problem.goal, logits, problem.reference)
+                logits, loss, gradient = *problem.score(xyz, descended), torch.zeros_like(xyz)
+            fallen = self._fallen(problem, xyz, logits, searched=k < self.steps)
             better = fallen | (loss < lowest[place])
             best[place[better]], lowest[place[better]] = xyz[better], loss[better]
             taken[place[fallen]], solved[place[fallen]] = k, True
-            standing = ~fallen & (problem.victim.remaining(problem.rows) > 0).to(fallen.device)
+            standing = ~fallen & problem.can_ask()
             taken[place[~standing & ~fallen]] = k  # out of queries
             if k == self.steps or not bool(standing.any()):
                 break
@@ -81,3 +88,15 @@ class GradientAttack(Attack):
             xyz = problem.constrain(self.step(problem, xyz, gradient, k))
         progress(total, int(solved.sum()), total)
         return Trace(best, solved, taken, blind)
+
+    def _fallen(
+        self, problem: Problem, xyz: Float[Tensor, "N M T V C"], logits: Float[Tensor, "N K"], *, searched: bool
+    ) -> Bool[Tensor, " N"]:
+        """Which clips have fallen; what mixed precision takes for fallen is asked again in float32."""
+        fallen = achieved(problem.goal, logits, problem.reference)
+        if searched and problem.precision == "bf16":
+            asked = fallen & problem.can_ask()
+            if bool(asked.any()):
+                part = problem.keep(asked)
+                fallen[asked] = achieved(problem.goal, part.score(xyz[asked])[0], part.reference)
+        return fallen

@@ -52,7 +52,7 @@ class PGD(GradientAttack):
 
     def start(self, problem: Problem) -> Float[Tensor, "N M T V C"]:
         ball = ball_of(problem.threat)  # said now, where there is none
-        return ball.sample(problem.clean, problem.generator) if self.random_start else problem.clean
+        return ball.sample(problem.clean, problem.chance) if self.random_start else problem.clean
 
     def step(
         self, problem: Problem, xyz: Float[Tensor, "N M T V C"], gradient: Float[Tensor, "N M T V C"], k: int

@@ -120,7 +120,11 @@ def _of_victim(victim: VictimResult, observed: Observed) -> Found:
             f"{name}: the scores of every clip sum to 1; gradients of a softmax vanish where it is sure",
         )
     if observed.stochastic:
-        yield Code.STOCHASTIC_VICTIM, f"{name}: answers differ from call to call; success is judged by one answer"
+        yield (
+            Code.STOCHASTIC_VICTIM,
+            f"{name}: answers differ from call to call; attacks average over answers, and the majority of fresh ones "
+            "judges",
+        )
     elif observed.repeat_difference > REPEAT:
         yield (
             Code.NONDETERMINISTIC,

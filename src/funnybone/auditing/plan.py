@@ -10,6 +10,7 @@ import torch
 import funnybone
 from funnybone.auditing.files import digest_of
 from funnybone.auditing.suites import Entry, Suite
+from funnybone.chance import Chance
 from funnybone.clips import Clips
 from funnybone.errors import DataError
 from funnybone.victims.access import offers
@@ -73,14 +74,15 @@ class Plan:
                     skipped.append((label, entry.name, why))
                     continue
                 entry.threat.bind(clips.skeleton)
-                entry.goal.reference(clips.labels, len(victim.classes), torch.Generator().manual_seed(0))
+                entry.goal.reference(clips.labels, len(victim.classes), Chance(clips.labels))
                 content = entry.content()
                 for number, start in enumerate(range(0, len(clips), CHUNK)):
                     stop = min(start + CHUNK, len(clips))
                     together = list(zip(clips.ids[start:stop], prints[start:stop], strict=True))
                     key = digest_of(label, fingerprint, content, seed, together, versions())
-                    # Without the label: two names of one victim meet the same attack.
-                    drawn = int(digest_of("generator", seed, fingerprint, content, number)[:15], 16)
+                    # Without the label: two names of one victim meet the same attack. Without the chunk: so does a clip
+                    # whichever others it is audited with.
+                    drawn = int(digest_of("generator", seed, fingerprint, content)[:15], 16)
                     chunks.append(Chunk(label, entry, number, start, stop, key, drawn, seed))
         return cls(tuple(chunks), tuple(skipped))
 

@@ -22,8 +22,8 @@ def check_attack(attack: Attack, *, threat: Threat | None = None) -> None:
     """Examine an attack on a victim whose answer is known.
 
     It must stay inside the threat model, leave padding and absent persons alone, tell the truth about success,
-    give the same result for the same generator, keep its queries within a budget, leave the victim and the global
-    random state as they were, and survive being saved and loaded.
+    give the same result for the same generator, and to a clip whatever clips are beside it, keep its queries within a
+    budget, leave the victim and the global random state as they were, and survive being saved and loaded.
 
     Parameters
     ----------
@@ -51,8 +51,12 @@ def check_attack(attack: Attack, *, threat: Threat | None = None) -> None:
 
     _check_truth(attack, victim, clips, threat, first)
     assert torch.equal(first.adversarial.xyz, again.adversarial.xyz), "the same generator gave another result"
-    assert torch.equal(chance, torch.get_rng_state()), "the global random state was used; use the generator"
+    assert torch.equal(chance, torch.get_rng_state()), "the global random state was used; use problem.chance"
     assert torch.equal(xyz, clips.xyz), "the clean clips were changed in place"
+    few = attack(victim, clips[[4, 1]], threat=threat, generator=torch.Generator().manual_seed(3), batch_size=1)
+    assert torch.equal(few.success, first.success[[4, 1]]), "a clip's result depends on the clips beside it"
+    difference = float((few.adversarial.xyz - first.adversarial.xyz[[4, 1]]).abs().max())
+    assert difference < 1e-5, f"a clip beside other clips ended {difference} m from where it ends alone"
     for key, value in victim.module.state_dict().items():
         assert torch.equal(before[key], value), f"the victim's {key} was changed"
     assert bool(first.success.any()), "no clip fell although the border is near"

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from funnybone.chance import Chance
 from funnybone.errors import DataError
 from funnybone.threat.base import Threat, parts_of, threats, towards
 
@@ -32,7 +33,7 @@ class Ball(Threat):
         """Return the point of the ball around zero where the inner product with the gradient is largest."""
 
     @abstractmethod
-    def sample(self, clean: Float[Tensor, "N M T V C"], generator: torch.Generator) -> Float[Tensor, "N M T V C"]:
+    def sample(self, clean: Float[Tensor, "N M T V C"], chance: Chance) -> Float[Tensor, "N M T V C"]:
         """Return a random clip inside."""
 
 
@@ -64,9 +65,8 @@ class Linf(Ball):
     def steepest(self, gradient: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N M T V C"]:
         return self.radius * gradient.sign()
 
-    def sample(self, clean: Float[Tensor, "N M T V C"], generator: torch.Generator) -> Float[Tensor, "N M T V C"]:
-        noise = torch.rand(clean.shape, generator=generator, dtype=clean.dtype).to(clean.device)
-        return self.project(clean, clean + self.radius * (2 * noise - 1))
+    def sample(self, clean: Float[Tensor, "N M T V C"], chance: Chance) -> Float[Tensor, "N M T V C"]:
+        return self.project(clean, clean + self.radius * (2 * chance.uniform(*clean.shape[1:]) - 1))
 
 
 @threats.register("l2")
@@ -102,12 +102,11 @@ class L2(Ball):
         gradient = largest_one(gradient)
         return self.radius * gradient / _norm(gradient).clamp(min=torch.finfo(gradient.dtype).tiny)
 
-    def sample(self, clean: Float[Tensor, "N M T V C"], generator: torch.Generator) -> Float[Tensor, "N M T V C"]:
-        noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype).to(clean.device)
+    def sample(self, clean: Float[Tensor, "N M T V C"], chance: Chance) -> Float[Tensor, "N M T V C"]:
         # In thousands of dimensions nearly all of a ball's volume lies at its surface, so a share of the radius is
         # drawn evenly instead: a start has room to move.
-        share = torch.rand(len(clean), generator=generator, dtype=clean.dtype).to(clean.device)
-        return self.project(clean, clean + share[:, None, None, None, None] * self.steepest(noise))
+        share = chance.uniform(1, 1, 1, 1)
+        return self.project(clean, clean + share * self.steepest(chance.normal(*clean.shape[1:])))
 
 
 def largest_one(values: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N M T V C"]:

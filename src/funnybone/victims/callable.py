@@ -29,6 +29,10 @@ class CallableVictim(Victim):
     name : str, optional
         How tables call it, and what its results are filed under: nothing else is known of a function, so give
         another name when it changes.
+    frames : int, optional
+        The clip length that it takes.
+    stochastic : bool
+        Whether two answers to one question can differ.
 
     Examples
     --------
@@ -48,6 +52,7 @@ class CallableVictim(Victim):
         access: Access = "labels",
         name: str | None = None,
         frames: int | None = None,
+        stochastic: bool = False,
     ) -> None:
         if access not in LEVELS[:2]:
             raise DataError(f"a function cannot offer {access!r}", hint="use TorchVictim for gradients")
@@ -55,7 +60,7 @@ class CallableVictim(Victim):
         self.skeleton = skeleton
         self.classes = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
         self.access = access
-        self.frames = frames
+        self.frames, self.stochastic = frames, stochastic
         self.name = name or str(getattr(function, "__qualname__", type(function).__name__))
 
     @property

@@ -37,6 +37,8 @@ class TorchVictim(Victim):
         three are refused.
     defense : str, optional
         What hardened it.
+    stochastic : bool
+        Whether it draws: two answers to one question can differ. Draws of torch's global generator are repeatable.
 
     Examples
     --------
@@ -62,6 +64,7 @@ class TorchVictim(Victim):
         up: str | None = None,
         unit: str | None = None,
         defense: str | None = None,
+        stochastic: bool = False,
     ) -> None:
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
         self.preprocess = preprocess
@@ -69,7 +72,7 @@ class TorchVictim(Victim):
         self.classes = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
         self.name = name or type(module).__name__
         self.frames, self.persons, self.up, self.unit = frames, persons, up, unit
-        self.defense = defense
+        self.defense, self.stochastic = defense, stochastic
         self.exact_gradients = getattr(module, "exact_gradients", True)
         self.parameters = sum(parameter.numel() for parameter in module.parameters())
 
