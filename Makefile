@@ -29,8 +29,8 @@ lint: $(VENV)/installed-dev  ## ruff and mypy
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 
-benchmark: $(VENV)/installed-dev  ## measure speed: benchmarks/*.py
-	@set -e; for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python $$script; done
+benchmark: $(VENV)/installed-dev  ## measure speed, as ratios
+	@set -e; for script in smart_step victims; do echo "== $$script"; $(BIN)/python benchmarks/$$script.py; done
 
 web:  ## build the report's 3-D player from web/ (needs node)
 	@command -v npm >/dev/null || { echo "make web needs node and npm"; exit 1; }

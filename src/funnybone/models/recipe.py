@@ -50,7 +50,8 @@ class Recipe:
     label_smoothing : float
         Share of the target that is spread over all classes.
     rotation : float
-        Largest random turn about the vertical axis, radians either way. Clips with two coordinates are not turned.
+        Largest random turn about the vertical axis, radians either way; pi where people may face anywhere. Clips with
+        two coordinates are not turned.
     tilt : float
         Largest random turn about each horizontal axis, radians either way.
     scale : float
@@ -85,7 +86,7 @@ class Recipe:
     clip_norm: float = 0.0
     dropout: float = 0.2
     label_smoothing: float = 0.1
-    rotation: float = math.pi
+    rotation: float = 0.5
     tilt: float = 0.0
     scale: float = 0.1
     crop: float = 1.0
