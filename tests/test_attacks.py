@@ -310,6 +310,57 @@ def test_unusable_combinations_are_refused(clips, victim):
 SMART = {"alpha": 0.5, "beta": (0.2, 0.3, 0.5), "scales": (0.05, 0.3, 2.0), "bone_scale": 0.005}
 
 
+@pytest.mark.parametrize("optimiser", ["descent", "sign", "adam"])
+@pytest.mark.parametrize("smooth", [True, False])
+def test_every_optimiser_of_smart_passes_the_exam(optimiser, smooth):
+    check_attack(fb.create_attack("smart", steps=60, optimiser=optimiser, smooth=smooth))
+
+
+def test_smart_limits_a_step_and_the_whole_way_apart():
+    clips = random_clips(4)
+    victim = linear_victim(clips, distance=0.3)
+    one = fb.create_attack("smart", steps=1, step_size=0.01, clip_step=0.02)(victim, clips)
+    moved = (one.adversarial.xyz - clips.xyz).flatten(1)
+    assert torch.allclose(moved.norm(dim=1), torch.tensor(0.02), rtol=1e-3)
+    many = fb.create_attack("smart", steps=20, step_size=0.01, clip_total=0.004)(victim, clips)
+    farthest = (many.adversarial.xyz - clips.xyz).abs().amax()
+    assert 0.0039 < farthest <= 0.004 + 1e-6
+    short = fb.create_attack("smart", steps=20, step_size=1e-4, clip_step=1.0)(victim, clips)  # is not lengthened
+    free = fb.create_attack("smart", steps=20, step_size=1e-4)(victim, clips)
+    assert torch.equal(short.adversarial.xyz, free.adversarial.xyz)
+
+
+def test_the_published_preset_takes_steps_of_one_length():
+    clips = random_clips(4)
+    victim = linear_victim(clips, distance=0.3)
+    attack = fb.create_attack("smart", preset="published", steps=3)
+    assert (attack.steps, attack.smooth, attack.beta) == (3, False, (0.69, 0.0, 0.31))
+    ways = [
+        attack_steps.adversarial.xyz
+        for attack_steps in (fb.create_attack("smart", preset="published", steps=n)(victim, clips) for n in (1, 2, 3))
+    ]
+    for before, after in zip([clips.xyz, *ways[:-1]], ways, strict=True):
+        assert torch.allclose((after - before).flatten(1).norm(dim=1), torch.tensor(0.005 * 1.0349), rtol=1e-2)
+    with pytest.raises(fb.DataError, match="no preset 'paper'; it has published"):
+        fb.create_attack("smart", preset="paper")
+    with pytest.raises(fb.DataError, match="pgd has no preset"):
+        fb.create_attack("pgd", preset="published")
+
+
+def test_smart_moves_the_trunk_less():
+    clips = random_clips(8)
+    victim = linear_victim(clips, distance=0.05)
+    sided = sorted({joint for pair in clips.skeleton.pairs for joint in pair})
+    middle = [joint for joint in range(17) if joint not in sided]
+
+    def share(weight):
+        attack = fb.create_attack("smart", steps=60, trunk_weight=weight)
+        way = (attack(victim, clips).adversarial.xyz - clips.xyz).square().sum((0, 1, 2, 4))
+        return float(way[middle].mean() / way[sided].mean())
+
+    assert share(8.0) < 0.5 * share(1.0)
+
+
 def test_the_perceptual_loss_is_zero_where_nothing_is_seen(clips):
     rest = (clips.valid, clips.fps, clips.skeleton)
     same = perceptual_loss(clips.xyz, clips.xyz, *rest, **SMART)

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -40,8 +40,17 @@ attacks: Registry[type["Attack"]] = Registry("attack", "funnybone.attacks")
 register_attack = attacks.register
 
 
-def create_attack(name: str, **settings: Any) -> "Attack":
+def create_attack(name: str, *, preset: str | None = None, **settings: Any) -> "Attack":
     """Return an attack by name.
+
+    Parameters
+    ----------
+    name : str
+        The name that it is registered under.
+    preset : str, optional
+        A named choice of settings, such as ``published``, under those that are given.
+    **settings
+        Hyper-parameters.
 
     Raises
     ------
@@ -53,7 +62,15 @@ def create_attack(name: str, **settings: Any) -> "Attack":
     >>> create_attack("pgd", steps=20)
     PGD(steps=20, loss='goal', step_size=0.1, random_start=True)
     """
-    return build("attack", name, attacks[name], settings)
+    kind = attacks[name]
+    if preset is not None:
+        if preset not in kind.presets:
+            known = ", ".join(kind.presets)
+            raise DataError(
+                f"attack {name} has no preset {preset!r}", hint=f"it has {known}" if known else "leave it out"
+            )
+        settings = {**kind.presets[preset], **settings}
+    return build("attack", name, kind, settings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +215,7 @@ class Attack(ABC):
     """
 
     access: ClassVar[Access] = "gradients"
-    paper: ClassVar[str] = ""
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     @abstractmethod
     def run(self, problem: Problem, progress: Progress) -> Trace:

@@ -1,7 +1,7 @@
 """``funnybone attack``: one attack on one victim."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -34,11 +34,14 @@ def attack(
     split: str | None = None,
     goal: str = "ab",
     threat: str | None = None,
+    preset: str | None = None,
     set: Annotated[list[str] | None, Parameter(negative_iterable="")] = None,
     limit: Annotated[int | None, AtLeastOne] = None,
     frames: Annotated[int | None, Length] = None,
     batch_size: Annotated[int, AtLeastOne] = 64,
     budget: Annotated[int | None, AtLeastOne] = None,
+    draws: Annotated[int | None, AtLeastOne] = None,
+    precision: Literal["fp32", "bf16"] = "fp32",
     out: Path | None = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -60,6 +63,8 @@ def attack(
         ab (any class but the true one), ab3, ab5 (the true class leaves the top 3, 5), sa or sa:CLASS (that class).
     threat
         Where clips must stay: "linf:0.01 & bones:0.01"; nothing is forbidden by default.
+    preset
+        A named choice of the attack's settings, such as published.
     set
         A setting of the attack, as key=value; can be given several times.
     limit
@@ -70,6 +75,10 @@ def attack(
         Clips attacked together.
     budget
         Most queries for each clip.
+    draws
+        Answers of a stochastic victim that stand for one; 20 by default.
+    precision
+        bf16 searches in mixed precision; the verdict is taken in float32 all the same.
     out
         Save the adversarial clips and all measurements: FILE.safetensors and FILE.json.
     """
@@ -81,7 +90,7 @@ def attack(
     from funnybone.auditing.plan import choose
     from funnybone.outcome import paths
 
-    made = create_attack(name, **typed(f"attack {name}", attacks[name], set or []))
+    made = create_attack(name, preset=preset, **typed(f"attack {name}", attacks[name], set or []))
     model = threats.parse(threat) if threat is not None else None
     split = test_part(data, split)
     victims, clips = load([victim], data, split=split, frames=frames, device=choose_device(device))
@@ -96,6 +105,8 @@ def attack(
             threat=model,
             generator=torch.Generator().manual_seed(seed),
             budget=budget,
+            draws=draws,
+            precision=precision,
             batch_size=batch_size,
             progress=lambda done, successes, total: tell(done, total, f"{successes} successes"),
         )
