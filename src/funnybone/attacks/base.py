@@ -60,7 +60,7 @@ def create_attack(name: str, *, preset: str | None = None, **settings: Any) -> "
     Examples
     --------
     >>> create_attack("pgd", steps=20)
-    PGD(steps=20, loss='goal', step_size=0.1, random_start=True)
+    PGD(steps=20, loss='goal', early_stop=True, step_size=0.1, random_start=True)
     """
     kind = attacks[name]
     if preset is not None:

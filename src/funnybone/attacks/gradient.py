@@ -27,10 +27,14 @@ class GradientAttack(Attack):
         Gradient steps for each clip.
     loss : {"goal", "ce", "margin", "dlr"}
         What is descended: see `funnybone.attacks.losses`.
+    early_stop : bool
+        Leave a clip as soon as it has fallen; False: go on to the last step, and keep the iterate with the lowest loss
+        of those that fell. Clips that are to fool another classifier need it: what only just fools one fools no other.
     """
 
     steps: int = 100
     loss: Loss = "goal"
+    early_stop: bool = True
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -74,11 +78,12 @@ class GradientAttack(Attack):
             else:  # the last iterate is judged, not left
                 logits, loss, gradient = *problem.score(xyz, descended), torch.zeros_like(xyz)
             fallen = self._fallen(problem, xyz, logits, searched=k < self.steps)
-            better = fallen | (loss < lowest[place])
+            first = fallen & ~solved[place]
+            better = first | ((fallen | ~solved[place]) & (loss < lowest[place]))
             best[place[better]], lowest[place[better]] = xyz[better], loss[better]
-            taken[place[fallen]], solved[place[fallen]] = k, True
-            standing = ~fallen & problem.can_ask()
-            taken[place[~standing & ~fallen]] = k  # out of queries
+            taken[place[first]], solved[place[first]] = k, True
+            standing = problem.can_ask() & ~(fallen & self.early_stop)
+            taken[place[~standing & ~solved[place]]] = k  # out of queries
             if k == self.steps or not bool(standing.any()):
                 break
             place, xyz, gradient, problem = place[standing], xyz[standing], gradient[standing], problem.keep(standing)

@@ -29,6 +29,17 @@ class Ball(Threat):
             raise DataError(f"{type(self).__name__}: radius is {self.radius}", hint="give metres, more than zero")
 
     @abstractmethod
+    def distance(
+        self, clean: Float[Tensor, "N M T V C"], adversarial: Float[Tensor, "N M T V C"]
+    ) -> Float[Tensor, " N"]:
+        """Return how far each clip is from the clean one, in the ball's norm, float64."""
+
+    def violation(
+        self, clean: Float[Tensor, "N M T V C"], adversarial: Float[Tensor, "N M T V C"]
+    ) -> Float[Tensor, " N"]:
+        return (self.distance(clean, adversarial) - self.radius).clamp(min=0).to(clean.dtype)
+
+    @abstractmethod
     def steepest(self, gradient: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N M T V C"]:
         """Return the point of the ball around zero where the inner product with the gradient is largest."""
 
@@ -56,11 +67,10 @@ class Linf(Ball):
         limited = towards(clean, delta.clamp(-self.radius, self.radius))
         return torch.where(delta.abs() > self.radius, limited, adversarial)
 
-    def violation(
+    def distance(
         self, clean: Float[Tensor, "N M T V C"], adversarial: Float[Tensor, "N M T V C"]
     ) -> Float[Tensor, " N"]:
-        largest = (adversarial.double() - clean.double()).abs().flatten(1).amax(1)
-        return (largest - self.radius).clamp(min=0).to(clean.dtype)
+        return (adversarial.double() - clean.double()).abs().flatten(1).amax(1)
 
     def steepest(self, gradient: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N M T V C"]:
         return self.radius * gradient.sign()
@@ -92,11 +102,10 @@ class L2(Ball):
         limited = towards(clean, delta * (self.radius * (1 - 1e-12) / norm.clamp(min=1e-300)))
         return torch.where(norm > self.radius, limited, adversarial)
 
-    def violation(
+    def distance(
         self, clean: Float[Tensor, "N M T V C"], adversarial: Float[Tensor, "N M T V C"]
     ) -> Float[Tensor, " N"]:
-        norm = _norm(adversarial.double() - clean.double()).flatten()
-        return (norm - self.radius).clamp(min=0).to(clean.dtype)
+        return _norm(adversarial.double() - clean.double()).flatten()
 
     def steepest(self, gradient: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N M T V C"]:
         gradient = largest_one(gradient)

@@ -3,6 +3,7 @@
 from funnybone.victims.access import LEVELS, Access, BudgetError, Gradients, Labels, Meter, Scores, view
 from funnybone.victims.base import Victim, predict
 from funnybone.victims.callable import CallableVictim
+from funnybone.victims.ensemble import Ensemble
 from funnybone.victims.load import create_victim
 from funnybone.victims.torch import TorchVictim
 
@@ -11,6 +12,7 @@ __all__ = [
     "Access",
     "BudgetError",
     "CallableVictim",
+    "Ensemble",
     "Gradients",
     "Labels",
     "Meter",
