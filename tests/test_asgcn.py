@@ -1,60 +1,42 @@
 """AS-GCN and its inference of links compute what the authors' networks compute, on every skeleton and length."""
 
 from itertools import product
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 
 from funnybone.errors import DataError
 from funnybone.models import create
 from funnybone.models.actional_links import PRIOR, gumbel, joint_paths, link_loss, off_diagonal, on_grid, one_hot
 from funnybone.models.asgcn import LinksThenLabels
 from funnybone.skeletons import ALL, COCO17, HDM05, NTU25
+from golden_for_tests import answer, assert_float32_parity, assert_float64_parity, ours, read, relative, with_weights
 from textbook import asgcn
-
-FOLDER = Path(__file__).parents[1].parent / "shared" / "golden"
-FILES = [FOLDER / name for name in ("as_gcn_fullwidth_f16.safetensors", "as_gcn_aim.safetensors")]
 
 
 @pytest.fixture(scope="module")
 def golden():
     """The authors' numbers: of the recogniser, and of the inference of links."""
-    for path in FILES:
-        if not path.exists():
-            pytest.skip(f"the authors' numbers are not here: {path}")
-    return [load_file(path) for path in FILES]
+    return read("as_gcn_fullwidth_f16"), read("as_gcn_aim")
 
 
-@pytest.fixture(scope="module")
-def authors(golden):
-    """A network with the authors' weights, float64."""
-    net = create("asgcn").eval()
-    state = {key.removeprefix("sd/"): value for part in golden for key, value in part.items() if key.startswith("sd/")}
-    net.load_state_dict(state, strict=True)
-    return net.double().requires_grad_(False)
-
-
-def ours(x):
-    return x.permute(0, 4, 2, 3, 1).contiguous()
-
-
-def relative(found, expected):
-    return ((found - expected).abs().max() / expected.abs().max()).item()
+def authors(golden, dtype):
+    """A frozen network with the authors' weights."""
+    return with_weights("asgcn", golden[0] | golden[1], dtype).requires_grad_(False)
 
 
 def recognised(net, golden, dtype):
     """Logits, features, eight frames of the first block for the first person, and the gradient, of 64 frames."""
-    x = ours(golden["in/x_T64"]).to(dtype).requires_grad_()
-    blocks = []
-    hook = net.class_layer_0.register_forward_hook(lambda module, args, out: blocks.append(out[:1, :8]))
-    features = net.features_given_links(x, golden["in/a_act_T64"].to(dtype).unflatten(0, (2, 2)))
-    hook.remove()
-    logits = net.classify(features)
-    gradient = torch.autograd.grad(logits.log_softmax(1)[:, 7].sum(), x)[0]
-    return logits.detach(), features.detach(), blocks[0].detach().permute(0, 3, 1, 2), gradient
+    links = golden["in/a_act_T64"].to(dtype).unflatten(0, (2, 2))
+
+    def features(x):
+        return net.features_given_links(ours(x), links)
+
+    def stored(args, out):
+        return out[:1, :8].permute(0, 3, 1, 2)
+
+    return answer(net, features, net.class_layer_0, stored, golden["in/x_T64"].to(dtype))
 
 
 def foreseen(net, golden, dtype):
@@ -91,16 +73,14 @@ def small(**options):
     return net.eval()
 
 
-def test_float64_parity_of_recognition(authors, golden):
-    logits, features, block, gradient = recognised(authors, golden[0], torch.float64)
-    assert relative(logits, golden[0]["out64/logits_T64"]) < 1e-7
-    assert relative(features, golden[0]["out64/feature_T64"]) < 1e-7
-    assert relative(gradient, ours(golden[0]["out64/grad_x_T64"])) < 1e-6
-    assert relative(block, golden[0]["out/block1_T64"].double()) < 2e-6  # stored from a float32 run only
+def test_float64_parity_of_recognition(golden):
+    net = authors(golden, torch.float64)
+    assert_float64_parity(recognised(net, golden[0], torch.float64), golden[0], "_T64")
 
 
-def test_float64_parity_of_prediction(authors, golden):
-    logits, features, poses = foreseen(authors, golden[0], torch.float64)
+def test_float64_parity_of_prediction(golden):
+    net = authors(golden, torch.float64)
+    logits, features, poses = foreseen(net, golden[0], torch.float64)
     assert relative(logits, golden[0]["out64/logits_T290"][1:]) < 1e-7
     assert relative(features, golden[0]["out/feature_T290"][1:].double()) < 2e-6  # stored from a float32 run only
     assert relative(poses, golden[0]["out64/pred_T290"][1:]) < 1e-7
@@ -108,8 +88,9 @@ def test_float64_parity_of_prediction(authors, golden):
     assert torch.equal(target.permute(0, 3, 1, 2), golden[0]["out/target_T290"])
 
 
-def test_float64_parity_of_links(authors, golden):
-    logits, shares, edges, links, poses = inferred(authors, golden[1], torch.float64)
+def test_float64_parity_of_links(golden):
+    net = authors(golden, torch.float64)
+    logits, shares, edges, links, poses = inferred(net, golden[1], torch.float64)
     assert relative(logits, golden[1]["out64/edge_logits"]) < 1e-7
     assert relative(shares, golden[1]["out64/prob"]) < 1e-7
     assert torch.equal(edges.float(), golden[1]["out/edges"])
@@ -117,22 +98,15 @@ def test_float64_parity_of_links(authors, golden):
     assert relative(poses, golden[1]["out64/decoder"]) < 1e-7
 
 
-def test_float32_parity(authors, golden):
-    net = authors.float()
-    try:
-        logits, features, block, gradient = recognised(net, golden[0], torch.float32)
-        for found, name in ((logits, "logits_T64"), (features, "feature_T64"), (block, "block1_T64")):
-            torch.testing.assert_close(found, golden[0][f"out/{name}"], atol=5e-4, rtol=1e-4)
-        names = ("logits_T290", "feature_T290", "pred_T290")
-        for found, name in zip(foreseen(net, golden[0], torch.float32), names, strict=True):
-            torch.testing.assert_close(found, golden[0][f"out/{name}"][1:], atol=5e-4, rtol=1e-4)
-        expected = ours(golden[0]["out/grad_x_T64"])
-        assert torch.cosine_similarity(gradient.flatten(), expected.flatten(), 0) > 0.9999
-        names = ("edge_logits", "prob", "edges", "A_batch", "decoder")
-        for found, name in zip(inferred(net, golden[1], torch.float32), names, strict=True):
-            torch.testing.assert_close(found, golden[1][f"out/{name}"], atol=5e-4, rtol=1e-4)
-    finally:
-        net.double()
+def test_float32_parity(golden):
+    net = authors(golden, torch.float32)
+    assert_float32_parity(recognised(net, golden[0], torch.float32), golden[0], "_T64")
+    names = ("logits_T290", "feature_T290", "pred_T290")
+    for found, name in zip(foreseen(net, golden[0], torch.float32), names, strict=True):
+        torch.testing.assert_close(found, golden[0][f"out/{name}"][1:], atol=5e-4, rtol=1e-4)
+    names = ("edge_logits", "prob", "edges", "A_batch", "decoder")
+    for found, name in zip(inferred(net, golden[1], torch.float32), names, strict=True):
+        torch.testing.assert_close(found, golden[1][f"out/{name}"], atol=5e-4, rtol=1e-4)
 
 
 def test_parameters_and_keys_are_the_authors(golden):

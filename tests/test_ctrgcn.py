@@ -1,52 +1,25 @@
 """CTR-GCN computes what the authors' network computes, on every skeleton, and says what it cannot take."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from funnybone.errors import DataError
 from funnybone.models import create
 from funnybone.models.graphs import directed_partition, graph_of
 from funnybone.skeletons import ALL, COCO17, HDM05_25, NTU25
+from golden_for_tests import answer, assert_float32_parity, assert_float64_parity, ours, read, with_weights
 from textbook import ctrgcn
-
-GOLDEN = Path(__file__).parents[1].parent / "shared" / "golden" / "ctr_gcn.safetensors"
 
 
 @pytest.fixture(scope="module")
 def golden():
-    if not GOLDEN.exists():
-        pytest.skip(f"the authors' numbers are not here: {GOLDEN}")
-    return load_file(GOLDEN)
+    return read("ctr_gcn")
 
 
-def authors(golden, dtype):
-    """A network with the authors' weights, and their input as (N, M, T, V, C)."""
-    net = create("ctrgcn").eval()
-    state = {key.removeprefix("sd/"): value for key, value in golden.items() if key.startswith("sd/")}
-    net.load_state_dict(state, strict=True)
-    return net.to(dtype), ours(golden["in/x"]).to(dtype).requires_grad_()
-
-
-def ours(x):
-    return x.permute(0, 4, 2, 3, 1).contiguous()
-
-
-def outputs(net, x):
-    """Logits, features, the first block for person 0 of clip 0, and the gradient that the authors' file holds."""
-    blocks = []
-    hook = net.l1.register_forward_hook(lambda module, args, out: blocks.append(out[:1]))
-    features = net.features(x)
-    hook.remove()
-    logits = net.classify(features)
-    gradient = torch.autograd.grad(logits.log_softmax(1)[:, 7].sum(), x)[0]
-    return logits.detach(), features.detach(), blocks[0].detach().transpose(2, 3), gradient
-
-
-def relative(found, expected):
-    return ((found - expected).abs().max() / expected.abs().max()).item()
+def outputs(golden, dtype):
+    """Logits, features, the first block for person 0 of clip 0, and the gradient."""
+    net, x = with_weights("ctrgcn", golden, dtype), golden["in/x"].to(dtype)
+    return answer(net, lambda x: net.features(ours(x)), net.l1, lambda args, out: out[:1].transpose(2, 3), x)
 
 
 def small(**options):
@@ -85,21 +58,11 @@ def test_the_fresh_adjacency_lies_about_the_authors(golden):
 
 
 def test_float64_parity(golden):
-    net, x = authors(golden, torch.float64)
-    logits, features, block, gradient = outputs(net, x)
-    assert relative(logits, golden["out64/logits"]) < 1e-7
-    assert relative(features, golden["out64/feature"]) < 1e-7
-    assert relative(gradient, ours(golden["out64/grad_x"])) < 1e-6
-    assert relative(block, golden["out/block1"].double()) < 2e-6  # stored from a float32 run only
+    assert_float64_parity(outputs(golden, torch.float64), golden)
 
 
 def test_float32_parity(golden):
-    net, x = authors(golden, torch.float32)
-    logits, features, block, gradient = outputs(net, x)
-    for found, name in ((logits, "out/logits"), (features, "out/feature"), (block, "out/block1")):
-        torch.testing.assert_close(found, golden[name], atol=5e-4, rtol=1e-4)
-    expected = ours(golden["out/grad_x"])
-    assert torch.cosine_similarity(gradient.flatten(), expected.flatten(), 0) > 0.9999
+    assert_float32_parity(outputs(golden, torch.float32), golden)
 
 
 def test_parameters_and_keys_are_the_authors():

@@ -1,19 +1,25 @@
 """DGNN computes what the community's network computes, and orders bones by edge, or as that code does, on request."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from funnybone.errors import DataError
 from funnybone.models import create
 from funnybone.models.dgnn import FIXED_GRAPH, directed_edges, incidence
 from funnybone.models.graphs import graph_of
 from funnybone.skeletons import ALL, COCO17, HDM05, HDM05_25, NTU25, Skeleton
+from golden_for_tests import (
+    answer,
+    assert_float32_parity,
+    assert_float64_parity,
+    assert_same_direction,
+    ours,
+    read,
+    relative,
+    with_weights,
+)
 from textbook import dgnn
 
-GOLDEN = Path(__file__).parents[1].parent / "shared" / "golden" / "dgnn_fullwidth_f16.safetensors"
 PUBLISHED = (
     "0-12 0-16 1-0 2-3 4-5 5-6 6-7 7-21 7-22 8-9 9-10 10-11 11-23 11-24 12-13 13-14 14-15 16-17 17-18 18-19 "
     "20-1 20-2 20-4 20-8 20-20"
@@ -23,36 +29,18 @@ EDGES = tuple((int(a), int(b)) for a, b in (edge.split("-") for edge in PUBLISHE
 
 @pytest.fixture(scope="module")
 def golden():
-    if not GOLDEN.exists():
-        pytest.skip(f"the community network's numbers are not here: {GOLDEN}")
-    return load_file(GOLDEN)
+    return read("dgnn_fullwidth_f16", whose="the community network's")
 
 
-def authors(golden, dtype):
-    """A network with the stored weights, and their joints and bones as (N, M, T, V, C)."""
-    net = create("dgnn").eval()
-    state = {key.removeprefix("sd/"): value for key, value in golden.items() if key.startswith("sd/")}
-    net.load_state_dict(state, strict=True)
-    return net.to(dtype), *(ours(golden[f"in/{key}"]).to(dtype).requires_grad_() for key in ("x", "x_bone"))
-
-
-def ours(x):
-    return x.permute(0, 4, 2, 3, 1).contiguous()
-
-
-def outputs(net, x, bones):
+def outputs(golden, dtype):
     """Logits, features, the first block's joints for person 0 of clip 0, and gradients at joints and bones."""
-    blocks = []
-    hook = net.l1.register_forward_hook(lambda module, args, out: blocks.append(out[0][:1]))
-    features = net.features_given_bones(x, bones)
-    hook.remove()
-    logits = net.classify(features)
-    gradients = torch.autograd.grad(logits.log_softmax(1)[:, 7].sum(), (x, bones))
-    return logits.detach(), features.detach(), blocks[0].detach().permute(0, 3, 1, 2), *gradients
+    net = with_weights("dgnn", golden, dtype)
 
+    def features(x, bones):
+        return net.features_given_bones(ours(x), ours(bones))
 
-def relative(found, expected):
-    return ((found - expected).abs().max() / expected.abs().max()).item()
+    inputs = (golden[f"in/{key}"].to(dtype) for key in ("x", "x_bone"))
+    return answer(net, features, net.l1, lambda args, out: out[0][:1].permute(0, 3, 1, 2), *inputs)
 
 
 def small(**options):
@@ -71,22 +59,16 @@ def small(**options):
 
 
 def test_float64_parity(golden):
-    logits, features, block, at_joints, at_bones = outputs(*authors(golden, torch.float64))
-    assert relative(logits, golden["out64/logits"]) < 1e-7
-    assert relative(features, golden["out64/feature"]) < 1e-7
-    assert relative(at_joints, ours(golden["out64/grad_x"])) < 1e-6
-    assert relative(block, golden["out/block1"].double()) < 2e-6  # the rest is stored from a float32 run only
-    assert torch.cosine_similarity(at_bones.flatten(), ours(golden["out/grad_x_bone"]).flatten(), 0) > 0.9999
+    *found, at_bones = outputs(golden, torch.float64)
+    assert_float64_parity(found, golden)
+    assert_same_direction(at_bones, golden["out/grad_x_bone"].double())
 
 
 def test_float32_parity(golden):
-    net, x, bones = authors(golden, torch.float32)
-    first = (x[:1].detach().requires_grad_(), bones[:1].detach().requires_grad_())
-    logits, features, block, at_joints, at_bones = outputs(net, *first)
-    for found, name in ((logits, "out/logits"), (features, "out/feature"), (block, "out/block1")):
-        torch.testing.assert_close(found, golden[name][:1], atol=5e-4, rtol=1e-4)
-    for found, name in ((at_joints, "out/grad_x"), (at_bones, "out/grad_x_bone")):
-        assert torch.cosine_similarity(found.flatten(), ours(golden[name])[:1].flatten(), 0) > 0.9999
+    first = {name: value if name.startswith("sd/") else value[:1] for name, value in golden.items()}
+    *found, at_bones = outputs(first, torch.float32)
+    assert_float32_parity(found, first)
+    assert_same_direction(at_bones, first["out/grad_x_bone"])
 
 
 def test_parameters_and_keys_are_the_communitys():
@@ -214,6 +196,16 @@ def test_absent_persons_of_a_slot_share_one_row_exactly(absent):
     present = (xyz != 0).flatten(2).any(2)
     assert relative(shared.grad[present], naive.grad[present]) < 1e-9
     assert shared.grad[~present].count_nonzero() == 0
+
+
+def test_absent_persons_leave_the_norms_parameters_their_gradient():
+    nets = [small().double() for _ in range(2)]
+    xyz = torch.randn(3, 2, 6, 25, 3, dtype=torch.float64)
+    xyz[:, 1] = 0
+    for logits in (nets[0](xyz), dgnn.forward(nets[1], xyz)):
+        logits.square().sum().backward()
+    for (name, a), b in zip(nets[0].named_parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-6, atol=1e-8, msg=name)
 
 
 def test_the_order_of_persons_matters_and_clips_do_not_touch_each_other():

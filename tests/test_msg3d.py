@@ -1,53 +1,26 @@
 """MS-G3D computes what the authors' network computes, on every skeleton, and says what it cannot take."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from funnybone.errors import DataError
 from funnybone.models import create, multiscale
 from funnybone.models.graphs import adjacency, graph_of
 from funnybone.models.multiscale import MultiScale, hop_matrices
 from funnybone.skeletons import ALL, COCO17, HDM05_25, NTU25, OPENPOSE18
+from golden_for_tests import answer, assert_float32_parity, assert_float64_parity, ours, read, with_weights
 from textbook import msg3d
-
-GOLDEN = Path(__file__).parents[1].parent / "shared" / "golden" / "ms_g3d.safetensors"
 
 
 @pytest.fixture(scope="module")
 def golden():
-    if not GOLDEN.exists():
-        pytest.skip(f"the authors' numbers are not here: {GOLDEN}")
-    return load_file(GOLDEN)
+    return read("ms_g3d")
 
 
-@pytest.fixture(scope="module")
-def authors(golden):
-    """A frozen network with the authors' weights."""
-    net = create("msg3d").eval().requires_grad_(False)
-    net.load_state_dict({key[3:]: value for key, value in golden.items() if key.startswith("sd/")}, strict=True)
-    return net
-
-
-def ours(x):
-    return x.permute(0, 4, 2, 3, 1).contiguous()
-
-
-def outputs(net, x):
-    """Logits, features, the first stage for person 0 of clip 0, and the gradient that the authors' file holds."""
-    stages = []
-    hook = net.tcn1.register_forward_hook(lambda module, args, out: stages.append(out[:1]))
-    features = net.features(x)
-    hook.remove()
-    logits = net.classify(features)
-    gradient = torch.autograd.grad(logits.log_softmax(1)[:, 7].sum(), x)[0]
-    return logits.detach(), features.detach(), stages[0].detach().permute(0, 3, 1, 2), gradient
-
-
-def relative(found, expected):
-    return ((found - expected).abs().max() / expected.abs().max()).item()
+def outputs(golden, dtype):
+    """Logits, features, the first stage for person 0 of clip 0, and the gradient."""
+    net, x = with_weights("msg3d", golden, dtype).requires_grad_(False), golden["in/x"].to(dtype)
+    return answer(net, lambda x: net.features(ours(x)), net.tcn1, lambda args, out: out[:1].permute(0, 3, 1, 2), x)
 
 
 def small(**options):
@@ -69,29 +42,21 @@ def clips(*shape, **options):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1), **options)
 
 
-def test_float64_parity(golden, authors):
-    net, x = authors.double(), ours(golden["in/x"]).double().requires_grad_()
-    logits, features, block, gradient = outputs(net, x)
-    assert relative(logits, golden["out64/logits"]) < 1e-7
-    assert relative(features, golden["out64/feature"]) < 1e-7
-    assert relative(gradient, ours(golden["out64/grad_x"])) < 1e-6
-    assert relative(block, golden["out/block1"].double()) < 2e-6  # stored from a float32 run only
+def test_float64_parity(golden):
+    assert_float64_parity(outputs(golden, torch.float64), golden)
 
 
-def test_float32_parity(golden, authors):
-    net, x = authors.float(), ours(golden["in/x"]).requires_grad_()
-    logits, features, block, gradient = outputs(net, x)
-    for found, name in ((logits, "out/logits"), (features, "out/feature"), (block, "out/block1")):
-        torch.testing.assert_close(found, golden[name], atol=5e-4, rtol=1e-4)
-    assert torch.cosine_similarity(gradient.flatten(), ours(golden["out/grad_x"]).flatten(), 0) > 0.9999
+def test_float32_parity(golden):
+    assert_float32_parity(outputs(golden, torch.float32), golden)
 
 
-def test_bfloat16_finds_the_same_direction(golden, authors):
+def test_bfloat16_finds_the_same_direction(golden):
+    net = with_weights("msg3d", golden, torch.float32).requires_grad_(False)
     x = ours(golden["in/x"])[:1, :, :30].contiguous().requires_grad_()
     gradients = []
     for half in (False, True):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-            logits = authors.float()(x)
+            logits = net(x)
         gradients.append(torch.autograd.grad(logits.float().log_softmax(1)[:, 7].sum(), x)[0].flatten())
     # Random weights make the gradient rough: the authors' order of operations reaches no more than 0.97 either.
     assert torch.cosine_similarity(*gradients, 0) > 0.95

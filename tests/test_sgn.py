@@ -1,48 +1,32 @@
 """SGN computes what the authors' network computes, on the poses that it says it takes; no other has a gradient."""
 
 from itertools import product
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from funnybone.errors import DataError
 from funnybone.models import create
 from funnybone.skeletons import ALL, NTU25
+from golden_for_tests import answer, assert_float32_parity, assert_float64_parity, read, relative, with_weights
 from textbook import sgn
-
-GOLDEN = Path(__file__).parents[1].parent / "shared" / "golden" / "sgn.safetensors"
 
 
 @pytest.fixture(scope="module")
 def golden():
-    if not GOLDEN.exists():
-        pytest.skip(f"the authors' numbers are not here: {GOLDEN}")
-    return load_file(GOLDEN)
+    return read("sgn")
 
 
 def authors(golden, dtype):
     """A network with the authors' weights, and their 20 frames of one person as (N, M, T, V, C)."""
-    net = create("sgn", persons=1).eval()
-    state = {key.removeprefix("sd/"): value for key, value in golden.items() if key.startswith("sd/")}
-    net.load_state_dict(state, strict=True)
-    return net.to(dtype), golden["in/x"].view(2, 1, 20, 25, 3).to(dtype).requires_grad_()
+    return with_weights("sgn", golden, dtype, persons=1), golden["in/x"].view(2, 1, 20, 25, 3).to(dtype)
 
 
-def outputs(net, x):
-    """Logits, features, the first graph layer for clip 0, and the gradient that the authors' file holds."""
-    blocks = []
-    hook = net.gcn2.register_forward_pre_hook(lambda module, args: blocks.append(args[0][:20]))
-    features = net.features(x)
-    hook.remove()
-    logits = net.classify(features)
-    gradient = torch.autograd.grad(logits.log_softmax(1)[:, 7].sum(), x)[0]
-    return logits.detach(), features.detach(), blocks[0].detach().permute(2, 1, 0)[None], gradient.view(2, 20, 75)
-
-
-def relative(found, expected):
-    return ((found - expected).abs().max() / expected.abs().max()).item()
+def outputs(golden, dtype):
+    """Logits, features, the first graph layer for clip 0, and the gradient."""
+    net, x = authors(golden, dtype)
+    found = answer(net, net.features, net.gcn2, lambda args, out: args[0][:20].permute(2, 1, 0)[None], x)
+    return *found[:3], found[3].view(2, 20, 75)
 
 
 def small(**options):
@@ -67,25 +51,17 @@ def some_absent(clips, persons, frames, joints=25, dtype=torch.float64):
 
 
 def test_float64_parity(golden):
-    net, x = authors(golden, torch.float64)
-    logits, features, block, gradient = outputs(net, x)
-    assert relative(logits, golden["out64/logits"]) < 1e-7
-    assert relative(features, golden["out64/feature"]) < 1e-7
-    assert relative(gradient, golden["out64/grad_x"]) < 1e-6
-    assert relative(block, golden["out/block1"].double()) < 2e-6  # stored from a float32 run only
+    assert_float64_parity(outputs(golden, torch.float64), golden)
 
 
 def test_float32_parity(golden):
-    net, x = authors(golden, torch.float32)
-    logits, features, block, gradient = outputs(net, x)
-    for found, name in ((logits, "out/logits"), (features, "out/feature"), (block, "out/block1")):
-        torch.testing.assert_close(found, golden[name], atol=5e-4, rtol=1e-4)
-    assert torch.cosine_similarity(gradient.flatten(), golden["out/grad_x"].flatten(), 0) > 0.9999
+    assert_float32_parity(outputs(golden, torch.float32), golden)
 
 
 def test_sixteen_bit_autocast_keeps_the_gradient(golden):
     net, x = authors(golden, torch.float32)
-    expected = outputs(net, x)[3]
+    x.requires_grad_()
+    expected = outputs(golden, torch.float32)[3]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = net(x)
     gradient = torch.autograd.grad(logits.float().log_softmax(1)[:, 7].sum(), x)[0]

@@ -1,53 +1,29 @@
 """ST-GCN computes what the authors' network computes, on every skeleton, and says what it cannot take."""
 
 from itertools import product
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from funnybone.errors import DataError
 from funnybone.models import create, models, names
 from funnybone.models.graphs import columns_normalised, graph_of, hop_distances, spatial_partition
 from funnybone.skeletons import ALL, NTU25, OPENPOSE18
+from golden_for_tests import answer, assert_float32_parity, assert_float64_parity, ours, read, relative, with_weights
 from textbook import stgcn
-
-GOLDEN = Path(__file__).parents[1].parent / "shared" / "golden" / "st_gcn.safetensors"
 
 
 @pytest.fixture(scope="module")
 def golden():
-    if not GOLDEN.exists():
-        pytest.skip(f"the authors' numbers are not here: {GOLDEN}")
-    return load_file(GOLDEN)
+    return read("st_gcn")
 
 
-def authors(golden, dtype):
-    """A network with the authors' weights, and their input as (N, M, T, V, C)."""
-    net = create("stgcn").eval()
-    state = {key.removeprefix("sd/"): value for key, value in golden.items() if key.startswith("sd/")}
-    net.load_state_dict(state, strict=True)
-    return net.to(dtype), ours(golden["in/x"]).to(dtype).requires_grad_()
-
-
-def ours(x):
-    return x.permute(0, 4, 2, 3, 1).contiguous()
-
-
-def outputs(net, x):
-    """Logits, features, the first block for person 0 of clip 0, and the gradient that the authors' file holds."""
-    blocks = []
-    hook = net.st_gcn_networks[0].register_forward_hook(lambda module, args, out: blocks.append(out[:1]))
-    features = net.features(x)
-    hook.remove()
-    logits = net.classify(features)
-    gradient = torch.autograd.grad(logits.log_softmax(1)[:, 7].sum(), x)[0]
-    return logits.detach(), features.detach(), blocks[0].detach().permute(0, 3, 1, 2), gradient
-
-
-def relative(found, expected):
-    return ((found - expected).abs().max() / expected.abs().max()).item()
+def outputs(golden, dtype):
+    """Logits, features, the first block for person 0 of clip 0, and the gradient."""
+    net, x = with_weights("stgcn", golden, dtype), golden["in/x"].to(dtype)
+    return answer(
+        net, lambda x: net.features(ours(x)), net.st_gcn_networks[0], lambda args, out: out[:1].permute(0, 3, 1, 2), x
+    )
 
 
 def small(**options):
@@ -68,22 +44,11 @@ def test_the_fresh_adjacency_is_the_authors(golden):
 
 
 def test_float64_parity(golden):
-    net, x = authors(golden, torch.float64)
-    logits, features, block, gradient = outputs(net, x)
-    assert relative(logits, golden["out64/logits"]) < 1e-7
-    assert relative(features, golden["out64/feature"]) < 1e-7
-    assert relative(gradient, ours(golden["out64/grad_x"])) < 1e-6
-    assert relative(block, golden["out/block1"].double()) < 2e-6  # stored from a float32 run only
+    assert_float64_parity(outputs(golden, torch.float64), golden)
 
 
 def test_float32_parity(golden):
-    net, x = authors(golden, torch.float32)
-    logits, features, block, gradient = outputs(net, x)
-    pairs = ((logits, "out/logits"), (features, "out/feature"), (block, "out/block1"))
-    for found, name in pairs:
-        torch.testing.assert_close(found, golden[name], atol=5e-4, rtol=1e-4)
-    expected = ours(golden["out/grad_x"])
-    assert torch.cosine_similarity(gradient.flatten(), expected.flatten(), 0) > 0.9999
+    assert_float32_parity(outputs(golden, torch.float32), golden)
 
 
 def test_parameters_and_keys_are_the_authors():
@@ -169,8 +134,8 @@ def test_absent_persons_share_one_row_exactly(absent):
 
 
 def test_absent_persons_share_one_row_with_the_authors_weights(golden):
-    net, x = authors(golden, torch.float64)
-    xyz = torch.cat([x.detach(), x.detach().flip(0)])
+    net, x = with_weights("stgcn", golden, torch.float64), ours(golden["in/x"]).double()
+    xyz = torch.cat([x, x.flip(0)])
     xyz[:, 1] = 0
     assert relative(net.features(xyz).detach(), naive_features(net, xyz).detach()) < 1e-12
 

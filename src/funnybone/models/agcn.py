@@ -5,12 +5,12 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from funnybone.errors import DataError
 from funnybone.models.graphs import directed_partition, graph_of
-from funnybone.models.layers import batch_norm, folded, pointwise, scale_and_shift, share_absent
+from funnybone.models.layers import batch_norm, folded, norm_slots, pointwise, scale_and_shift, share_absent_slots
 from funnybone.models.registry import Model, register_model
 from funnybone.skeletons import NTU25, Skeleton
 
@@ -112,7 +112,9 @@ class AGCN(Model):
         torch.Size([1, 16])
         """
         self.check(xyz)
-        x, places = self._rows(xyz)
+        # While batch norm trains, every person counts, as in the authors' code.
+        xyz, kept, places = share_absent_slots(xyz, not self.data_bn.training)
+        x = norm_slots(xyz, self.data_bn).index_select(0, kept).transpose(1, 2).contiguous()
         for index in range(len(BLOCKS)):
             x = self.get_submodule(f"l{index + 1}")(x, cast(Tensor, self.A))
         return x.mean((1, 2))[places].mean(1)
@@ -120,27 +122,6 @@ class AGCN(Model):
     def classify(self, features: Float[Tensor, "N F"]) -> Float[Tensor, "N K"]:
         """Logits of a feature vector."""
         return self.fc(features)
-
-    def _rows(self, xyz: Float[Tensor, "N M T V C"]) -> tuple[Float[Tensor, "R V T C"], Int[Tensor, "N M"]]:
-        """Normalised persons to compute, and which of them stands for each person of each clip.
-
-        In evaluation mode all clips in which a slot is empty share one row for it: see `layers.share_absent`. While
-        batch norm trains, every person counts, as in the authors' code.
-        """
-        n, m, t, v, c = xyz.shape
-        norm = self.data_bn
-        if norm.training:
-            rows = norm(xyz.transpose(1, 2).reshape(n * t, m * v * c)).view(n, t, m, v, c).permute(0, 2, 3, 1, 4)
-            return rows.reshape(n * m, v, t, c), torch.arange(n * m, device=xyz.device).view(n, m)
-        tensors = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
-        of_slots = zip(*(cast(Tensor, tensor).view(m, v * c) for tensor in tensors), strict=True)
-        slots, places, count = [], [], 0
-        for slot, (mean, variance, weight, bias) in enumerate(of_slots):
-            kept, place = share_absent(xyz[:, slot])
-            slots.append(F.batch_norm(kept.reshape(-1, v * c), mean, variance, weight, bias, eps=norm.eps))
-            places.append(place + count)
-            count += len(kept)
-        return torch.cat(slots).view(count, t, v, c).transpose(1, 2).contiguous(), torch.stack(places, 1)
 
 
 class _Block(nn.Module):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from funnybone.errors import DataError
 from funnybone.models.graphs import directed_partition, graph_of
-from funnybone.models.layers import folded, scale_and_shift
+from funnybone.models.layers import folded, norm_slots, scale_and_shift, share_absent_slots
 from funnybone.models.registry import Model, register_model
 from funnybone.skeletons import NTU25, Skeleton
 
@@ -129,23 +129,13 @@ class CTRGCN(Model):
         ([(2, 4, 25, 7), (2, 8, 25, 4), (2, 16, 25, 2)], [[0, 1]])
         """
         self.check(xyz)
-        kept, places = _one_absent_per_slot(xyz)
-        if kept is None:
-            x = self._normalise(xyz).flatten(0, 1)
-        else:
-            # No gradient at absent persons; the norm's own parameters do get theirs.
-            seen = torch.where((xyz != 0).flatten(2).any(2)[..., None, None, None], xyz, 0)
-            x = self._normalise(seen).flatten(0, 1).index_select(0, kept)
-        x, hidden = x.permute(0, 3, 2, 1).contiguous(), []
+        xyz, kept, places = share_absent_slots(xyz)
+        x = norm_slots(xyz, self.data_bn).index_select(0, kept).permute(0, 3, 2, 1).contiguous()
+        hidden = []
         for index in range(len(BLOCKS)):
             x = self.get_submodule(f"l{index + 1}")(x)
             hidden.append(x)
         return hidden, places
-
-    def _normalise(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N M T V C"]:
-        """Batch norm with statistics of each person slot, joint and coordinate, in this order."""
-        by_frame = xyz.transpose(1, 2)
-        return self.data_bn(by_frame.flatten(2).flatten(0, 1)).view(by_frame.shape).transpose(1, 2)
 
 
 class _Block(nn.Module):
@@ -322,21 +312,3 @@ def _pointwise(x: Float[Tensor, "B C V T"], conv: nn.Conv2d, norm: nn.BatchNorm2
 def _product(weight: Float[Tensor, "D C"], bias: Float[Tensor, " D"], x: Float[Tensor, "B C V T"]) -> Tensor:
     y = torch.baddbmm(bias[:, None], weight.expand(len(x), -1, -1), x.flatten(2))
     return y.view(len(x), len(weight), *x.shape[2:])
-
-
-def _one_absent_per_slot(xyz: Float[Tensor, "N M T V C"]) -> tuple[Int[Tensor, " R"] | None, Int[Tensor, "N M"]]:
-    """Rows (of N times M) to compute, None for all; and for each person the place, among these, of the one for it.
-
-    An absent person is the same in every clip, but not in every slot, since slots are normalised differently.
-    """
-    clips, slots = xyz.shape[:2]
-    places = torch.arange(clips * slots, device=xyz.device).view(clips, slots)
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # an exported graph cannot depend on who is present
-        return None, places
-    absent = (xyz == 0).flatten(2).all(2)
-    if not (absent.sum(0) > 1).any():
-        return None, places
-    needed = ~absent | (absent.cumsum(0) == 1)
-    order = (needed.flatten().cumsum(0) - 1).view(clips, slots)
-    first = absent.int().argmax(0, keepdim=True)
-    return needed.flatten().nonzero().flatten(), torch.where(absent, order.gather(0, first), order)

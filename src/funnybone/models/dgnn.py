@@ -4,12 +4,12 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from funnybone.errors import DataError
 from funnybone.models.graphs import Graph, graph_of, hop_distances
-from funnybone.models.layers import batch_norm, over_time, scale_and_shift
+from funnybone.models.layers import batch_norm, norm_slots, over_time, scale_and_shift, share_absent_slots
 from funnybone.models.objective import Objective
 from funnybone.models.registry import Model, register_model
 from funnybone.skeletons import NTU25, Skeleton
@@ -173,18 +173,14 @@ class DGNN(Model):
         self, xyz: Float[Tensor, "N M T V C"], bones: Float[Tensor, "N M T E C"]
     ) -> Float[Tensor, "N F"]:
         """The features of joints and bones that need not belong together."""
-        nodes, edges = _normalised(xyz, self.data_bn_v), _normalised(bones, self.data_bn_e)
-        places = None
-        if not self.training and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
-            present = (xyz != 0).flatten(2).any(2) | (bones != 0).flatten(2).any(2)
-            kept, places = _distinct(present)
-            # As with `layers.share_absent`, absent persons have no gradient: the one that is kept stands for many.
-            fixed = ~present.flatten()[kept][:, None, None, None]
-            nodes, edges = (torch.where(fixed, x.detach(), x) for x in (nodes[kept], edges[kept]))
+        both, kept, places = share_absent_slots(torch.cat([xyz, bones], 3), not self.training)
+        nodes, edges = both.chunk(2, 3)
+        nodes = norm_slots(nodes, self.data_bn_v).index_select(0, kept)
+        edges = norm_slots(edges, self.data_bn_e).index_select(0, kept)
         for index in range(len(BLOCKS)):
             nodes, edges = self.get_submodule(f"l{index + 1}")(nodes, edges)
         means = torch.cat([nodes.mean((1, 2)), edges.mean((1, 2))], 1)
-        return (means if places is None else means[places]).view(*xyz.shape[:2], means.shape[1]).mean(1)
+        return means[places].mean(1)
 
     def classify(self, features: Float[Tensor, "N F"]) -> Float[Tensor, "N K"]:
         """Logits of a feature vector."""
@@ -308,19 +304,3 @@ def _renewed(
     kept = F.linear(own.reshape(-1, channels), weight[:, :channels], bias)
     y = torch.addmm(kept, mixed.view(-1, 2 * channels), weight[:, channels:].T)
     return F.relu(batch_norm(y.view(*own.shape[:3], bias.shape[0]), norm))
-
-
-def _normalised(x: Float[Tensor, "N M T V C"], norm: nn.BatchNorm1d) -> Float[Tensor, "B T V C"]:
-    """Batch norm with statistics of each person slot, joint and coordinate, in this order; persons then become rows."""
-    n, m, t, v, c = x.shape
-    y = norm(x.transpose(1, 2).reshape(n * t, m * v * c)).view(n, t, m, v, c)
-    return y.transpose(1, 2).reshape(n * m, t, v, c)
-
-
-def _distinct(present: Bool[Tensor, "N M"]) -> tuple[Int[Tensor, " R"], Int[Tensor, " NM"]]:
-    """Rows to compute, and where among them each row's result lies: the absent persons of one slot share one row."""
-    own = torch.arange(present.numel(), device=present.device).view(present.shape)
-    first = own.masked_fill(present, present.numel()).amin(0) if len(present) else own.sum(0)
-    stands = torch.where(present, own, first)
-    kept = stands == own
-    return kept.flatten().nonzero().flatten(), (kept.flatten().cumsum(0) - 1)[stands.flatten()]

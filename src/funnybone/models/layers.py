@@ -83,19 +83,47 @@ def present_first(present: Bool[Tensor, "N L"]) -> Int[Tensor, "N L"]:
     return torch.where(present, places, places + present.shape[1]).argsort(1)
 
 
-def share_absent(rows: Float[Tensor, "B T V C"]) -> tuple[Float[Tensor, "R T V C"], Int[Tensor, " B"]]:
-    """Rows to compute, and for each row of the input the one that stands for it: all absent persons share one.
+def norm_slots(xyz: Float[Tensor, "N M T V C"], norm: nn.BatchNorm1d) -> Float[Tensor, "B T V C"]:
+    """Batch norm with statistics of each person slot, joint and coordinate, in this order; persons then become rows."""
+    by_frame = xyz.transpose(1, 2)
+    return norm(by_frame.flatten(2).flatten(0, 1)).view(by_frame.shape).transpose(1, 2).flatten(0, 1)
 
-    The feature of an all-zero person is the same in every clip, so one row of zeros serves all. Exact in evaluation
-    mode, but for the gradient at absent persons, which is zero here: no attack may move them. In training mode batch
-    norm counts the zeros once for each batch, not once for each absent person, and they share one dropout mask.
+
+def share_absent_slots(
+    xyz: Float[Tensor, "N M T V C"], share: bool = True
+) -> tuple[Float[Tensor, "N M T V C"], Int[Tensor, " R"], Int[Tensor, "N M"]]:
+    """The clips, the rows (of N times M) to compute, and for each person the place among these of the one for it.
+
+    An absent person is the same in every clip, so the first in a slot serves all; slots are kept apart, since some
+    networks normalise each by itself. Exact in evaluation mode, but for the gradient at absent persons, which is zero
+    here: no attack may move them. In training mode batch norm counts a slot's absent persons once for each batch, not
+    once for each clip, and they share one dropout mask. Where that is not wanted, ``share`` is false.
+
+    Examples
+    --------
+    >>> xyz = torch.ones(3, 2, 1, 1, 1)
+    >>> xyz[1:, 1] = 0
+    >>> share_absent_slots(xyz)[1:]
+    (tensor([0, 1, 2, 3, 4]), tensor([[0, 1], [2, 3], [4, 3]]))
     """
-    places = torch.arange(len(rows), device=rows.device)
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # an exported graph cannot depend on who is present
-        return rows, places
-    present = (rows != 0).flatten(1).any(1)
-    kept = present.nonzero().flatten()
-    if len(rows) - len(kept) < 2:
-        return rows, places
-    shared = torch.cat([rows.index_select(0, kept), rows.new_zeros(1, *rows.shape[1:])])
-    return shared, torch.where(present, present.cumsum(0) - 1, len(kept))
+    own = torch.arange(xyz.shape[0] * xyz.shape[1], device=xyz.device).view(xyz.shape[:2])
+    # An exported graph cannot depend on who is present.
+    if not share or torch.compiler.is_compiling() or torch.jit.is_tracing() or not len(xyz):
+        return xyz, own.flatten(), own
+    present = (xyz != 0).flatten(2).any(2)
+    first = own.masked_fill(present, own.numel()).amin(0)
+    kept, places = torch.where(present, own, first).unique(return_inverse=True)
+    return torch.where(present[:, :, None, None, None], xyz, 0), kept, places
+
+
+def share_absent(rows: Float[Tensor, "B T V C"]) -> tuple[Float[Tensor, "R T V C"], Int[Tensor, " B"]]:
+    """Rows to compute, and for each row of the input the one for it: `share_absent_slots` where there is one slot.
+
+    Examples
+    --------
+    >>> rows, places = share_absent(torch.tensor([0.0, 3.0, 0.0]).view(3, 1, 1, 1))
+    >>> rows.flatten(), places
+    (tensor([0., 3.]), tensor([0, 1, 0]))
+    """
+    xyz, kept, places = share_absent_slots(rows[:, None])
+    return xyz.flatten(0, 1).index_select(0, kept), places.flatten()

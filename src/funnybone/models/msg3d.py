@@ -4,12 +4,12 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from funnybone.errors import DataError
 from funnybone.models.graphs import Graph, graph_of
-from funnybone.models.layers import batch_norm, folded, over_time, scale_and_shift
+from funnybone.models.layers import batch_norm, folded, norm_slots, over_time, scale_and_shift, share_absent_slots
 from funnybone.models.multiscale import MultiScale, hop_matrices
 from funnybone.models.registry import Model, register_model
 from funnybone.skeletons import NTU25, Skeleton
@@ -127,7 +127,7 @@ class MSG3D(Model):
         if not len(xyz):
             return xyz.new_zeros(0, self.fc.in_features)
         xyz, kept, places = share_absent_slots(xyz)
-        x = self._normalise(xyz).flatten(0, 1).index_select(0, kept)
+        x = norm_slots(xyz, self.data_bn).index_select(0, kept)
         stages = (
             (self.sgcn1, self.gcn3d1, self.tcn1),
             (self.sgcn2, self.gcn3d2, self.tcn2),
@@ -135,43 +135,11 @@ class MSG3D(Model):
         )
         for factorised, windows, last in stages:
             x = last(F.relu(windows(x, factorised(x))))
-        return x.mean((1, 2))[places].view(*xyz.shape[:2], x.shape[-1]).mean(1)
+        return x.mean((1, 2))[places].mean(1)
 
     def classify(self, features: Float[Tensor, "N F"]) -> Float[Tensor, "N K"]:
         """Logits of a feature vector."""
         return self.fc(features)
-
-    def _normalise(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N M T V C"]:
-        """Batch norm with statistics of each person slot, joint and coordinate, in that order."""
-        clips = xyz.transpose(1, 2)
-        return self.data_bn(clips.flatten(2).flatten(0, 1)).view(clips.shape).transpose(1, 2)
-
-
-def share_absent_slots(
-    xyz: Float[Tensor, "N M T V C"],
-) -> tuple[Float[Tensor, "N M T V C"], Int[Tensor, " R"], Int[Tensor, " B"]]:
-    """The clips, the rows (clip, person) of them to compute, and for each row its place among those.
-
-    `layers.share_absent` for networks that tell person slots apart: the absent persons of a slot share a row. What is
-    said there of gradients and of training holds here.
-
-    Examples
-    --------
-    >>> xyz = torch.ones(3, 2, 1, 1, 1)
-    >>> xyz[1:, 1] = 0
-    >>> share_absent_slots(xyz)[1:]
-    (tensor([0, 1, 2, 3, 4]), tensor([0, 1, 2, 3, 4, 3]))
-    """
-    count, persons = xyz.shape[:2]
-    own = torch.arange(count * persons, device=xyz.device)
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return xyz, own, own
-    present = (xyz != 0).flatten(2).any(2)
-    first = (~present).int().argmax(0) * persons + own[:persons]
-    rows, places = torch.where(present, own.view(count, persons), first).unique(return_inverse=True)
-    if len(rows) == len(own):
-        return xyz, own, own
-    return torch.where(present[:, :, None, None, None], xyz, 0), rows, places.flatten()
 
 
 def _factorised(inside: int, middle: int, outside: int, graph: Graph, scales: int, stride: int) -> nn.Sequential:
