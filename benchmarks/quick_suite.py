@@ -76,7 +76,9 @@ def main():
             {
                 **settings,
                 "fallen": [int(one.sum()) for one in fallen],
-                "acceleration": [float(of[one].mean()) for one, of in zip(fallen, deviation, strict=True)],
+                "acceleration": [
+                    float(of[one].mean()) if one.any() else None for one, of in zip(fallen, deviation, strict=True)
+                ],
                 "chosen": place == taken,
             }
             for place, (settings, (fallen, deviation)) in enumerate(zip(candidates, found, strict=True))

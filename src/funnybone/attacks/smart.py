@@ -170,7 +170,7 @@ class SMART(GradientAttack):
     weight: float = 0.6
     alpha: float = 0.58
     beta: tuple[float, ...] = (0.4, 0.3, 0.3)
-    scales: tuple[float, ...] = (0.02, 0.3, 4.0)
+    scales: tuple[float, ...] = (0.05, 0.3, 2.0)
     bone_scale: float = 0.005
     trunk_weight: float = 2.0
     smooth: bool = True

@@ -92,41 +92,46 @@ def _entry(name: str, attack: str, threat: Threat, **settings: Any) -> Entry:
     return Entry(create_attack(attack, **settings), AnythingBut(), threat, name)
 
 
-def _balls(millimetres: tuple[int, ...], metres: tuple[float, ...], *, steps: int, step_size: float) -> list[Entry]:
+def _balls(
+    millimetres: tuple[int, ...], metres: tuple[float, ...], *, steps: int, step_sizes: tuple[float, float]
+) -> list[Entry]:
     """PGD at each radius: millimetres of the largest coordinate in L-infinity, metres of the whole clip's norm in L2.
 
     The mean square joint displacement that an L2 radius allows depends on how many joints a clip has in how many
     frames, so an entry is named by the radius itself. The radii of the lists below are near each other where one person
     is seen in 60 frames of 25 joints: 0.39 m is then 10 mm, in root mean square, for each of 1500 joints.
     """
-    settings = {"steps": steps, "step_size": step_size}
+    linf, l2 = ({"steps": steps, "step_size": step_size} for step_size in step_sizes)
     several = len(millimetres) > 1
     entries = []
     for largest, norm in zip(millimetres, metres, strict=True):
         names = (f"pgd-linf-{largest}mm", f"pgd-l2-{norm:g}m") if several else ("pgd-linf", "pgd-l2")
-        entries.append(_entry(names[0], "pgd", Linf(largest / 1000), **settings))
-        entries.append(_entry(names[1], "pgd", L2(norm), **settings))
+        entries.append(_entry(names[0], "pgd", Linf(largest / 1000), **linf))
+        entries.append(_entry(names[1], "pgd", L2(norm), **l2))
     return entries
 
 
 def _quick() -> list[Entry]:
-    # 70 gradients a clip at most: the demo, 56 clips and a graph network, takes about two minutes on two cores.
+    # 70 gradients a clip at most: the demo, 56 clips and a graph network, takes about a minute on two cores. How long
+    # the steps are was chosen on training clips, by benchmarks/quick_suite.py.
     return [
-        *_balls((10,), (0.39,), steps=15, step_size=0.2),
-        _entry("smart", "smart", Unbounded(), steps=40, step_size=0.002),
+        *_balls((10,), (0.39,), steps=15, step_sizes=(0.4, 0.1)),
+        _entry("smart", "smart", Unbounded(), steps=40, step_size=0.004),
     ]
 
 
 def _standard() -> list[Entry]:
     return [
-        *_balls((5, 10, 20), (0.19, 0.39, 0.77), steps=50, step_size=0.1),
+        *_balls((5, 10, 20), (0.19, 0.39, 0.77), steps=50, step_sizes=(0.1, 0.1)),
         _entry("smart", "smart", Unbounded(), steps=200),
     ]
 
 
 def _full() -> list[Entry]:
     return [
-        *_balls((1, 2, 5, 10, 20, 50, 100), (0.039, 0.077, 0.19, 0.39, 0.77, 1.9, 3.9), steps=100, step_size=0.05),
+        *_balls(
+            (1, 2, 5, 10, 20, 50, 100), (0.039, 0.077, 0.19, 0.39, 0.77, 1.9, 3.9), steps=100, step_sizes=(0.05, 0.05)
+        ),
         _entry("smart", "smart", Unbounded(), steps=400),
     ]
 
