@@ -94,7 +94,7 @@ def table(rows):
         cells = []
         for data in named:
             row = next((row for row in rows if (row["data"], row["model"]) == (data, model)), None)
-            cells.append(_cell(row) if row else "")
+            cells.append(_cell(row) if row else "-")
         lines.append(f"| `{model}` | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

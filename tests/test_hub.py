@@ -385,6 +385,29 @@ def test_streams_and_their_weights(record):
     assert "`joint` × 1.0, `bone` × 0.5" in hub.card(two, REPO)
 
 
+def test_the_card_says_what_is_done_to_clips(record):
+    joints = {"joint": 0, "spine": (11, 5), "shoulders": (5, 6)}
+    steps = {"order": "deviation", "trim": "each", "pad": "replay", "pad_to": 150, "align": "spine", "centre": "frame"}
+    more = {"sample": "resize", "sample_to": 32, "mean": ((0.0,) * 3,) * 17, "std": 0.5}
+    preprocess = models.Preprocess(**joints, **steps, **more)
+    card = hub.card(record().model_copy(update={"preprocess": preprocess.to_dict()}), REPO)
+    for words in (
+        "deviate most comes first",
+        "begin with the clip",
+        "starts again up to 150 frames",
+        "joint nose of the first person",
+        "left\\_hip to left\\_shoulder points along z",
+        "left\\_shoulder to right\\_shoulder along x",
+        "resized to 32",
+        "a mean pose is subtracted and all is divided by 0.5",
+    ):
+        assert words in card
+    for name, recipe in models.PREPROCESSINGS.items():
+        if recipe.skeleton is None:
+            update = {"preprocess": models.Preprocess.named(name, COCO17).to_dict()}
+            assert "| preprocessing |" in hub.card(record().model_copy(update=update), REPO)
+
+
 def test_the_front_matter_is_what_a_hub_reads(record):
     library = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed (funnybone[hub])")
     facts = library.ModelCard(hub.card(record(), REPO)).data
@@ -442,6 +465,30 @@ def test_names_that_no_repository_has(server, weights, attack, refused):
     refused(*attack, "hub:alone", says=["'alone'", "owner/name"])
     refused(*attack, f"hub:{REPO}@", says=["revision"])
     assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    "revision", ["../../../../escaped", "a/../../b", "/etc", "a//b", "a/", "..", ".", "a\nb", "a b", "ä", "v1\n"]
+)
+def test_names_that_no_revision_has(server, weights, attack, refused, tmp_path, revision):
+    hub.push(weights, REPO)
+    asked = len(server.asked)
+    before = set(tmp_path.rglob("*"))
+    for ask in (lambda: hub.fetch(REPO, revision), lambda: hub.parse(f"hub:{REPO}@{revision}")):
+        with pytest.raises(DataError, match="names no revision of a repository; name a branch") as caught:
+            ask()
+        assert "\n" not in str(caught.value)
+    refused(*attack, f"hub:{REPO}@{revision}", says=["names no revision"])
+    assert len(server.asked) == asked
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_names_that_a_revision_has(server, weights):
+    commit = hub.push(weights, REPO).commit
+    for revision in (commit, "main"):
+        assert hub.fetch(*hub.parse(f"hub:{REPO}@{revision}")).is_file()
+    assert hub.parse(f"hub:{REPO}@refs/pr/1") == (REPO, "refs/pr/1")
+    assert hub.parse(f"hub:{REPO}@v2.0_a-b")[1] == "v2.0_a-b"
 
 
 def test_no_token(server, weights, refused, monkeypatch):

@@ -45,6 +45,7 @@ COMMANDS = (
     ("data", "info"),
     ("models",),
     ("models", "list"),
+    ("models", "import"),
     ("models", "push"),
     ("report",),
 )

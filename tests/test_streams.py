@@ -5,12 +5,13 @@ import torch
 
 from funnybone.errors import DataError
 from funnybone.models import STREAMS, Fused, create, shown
-from funnybone.skeletons import ALL, NTU25
+from funnybone.skeletons import ALL, HDM05_25, NTU25
+from narrow_models import NARROW, narrow
 
 
-def small(seed=0):
+def small(seed=0, name="stgcn", **options):
     torch.manual_seed(seed)
-    return create("stgcn", num_classes=5, width=4).double().eval()
+    return create(name, **{"num_classes": 5, **NARROW[name], **options}).double().eval()
 
 
 @pytest.fixture
@@ -82,3 +83,64 @@ def test_weights_and_names_that_do_not_fit():
         shown("bones", torch.zeros(1, 1, 2, 25, 3), NTU25)
     with pytest.raises(DataError, match="several streams"):
         Fused({"joint": small()}).objective(0.1)
+
+
+def test_networks_of_several_families_answer_together(xyz):
+    networks = {"joint": small(0), "bone": small(1, "ctrgcn"), "joint_motion": small(2, "sgn").train()}
+    networks["joint"].data_bn.train()
+    modes = [[part.training for part in network.modules()] for network in networks.values()]
+    fused = Fused(networks, (0.5, 1.0, 2.0))
+    assert [[part.training for part in network.modules()] for network in networks.values()] == modes
+    fused.eval()
+    assert fused.features(xyz).shape == (3, 16 + 32 + 32)
+    parts = [network(shown(stream, xyz, NTU25)) for stream, network in networks.items()]
+    torch.testing.assert_close(fused(xyz), 0.5 * parts[0] + parts[1] + 2 * parts[2])
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"num_classes": 7}, "classes 5 and 7"),
+        ({"skeleton": HDM05_25}, "skeleton NTU25 and HDM05_25"),
+        ({"persons": 1}, "persons 2 and 1"),
+        ({"in_channels": 2}, "coordinates 3 and 2"),
+    ],
+)
+def test_networks_that_do_not_fit_together(options, says):
+    with pytest.raises(DataError, match=f"streams 'joint' and 'bone' do not fit together: {says}.*create them alike"):
+        Fused({"joint": small(), "bone": small(**options)})
+
+
+def test_it_promises_what_all_networks_promise():
+    def fused(*families, streams=("joint", "bone")):
+        return Fused({stream: small(name=name) for stream, name in zip(streams, families, strict=True)})
+
+    assert fused("stgcn", "hrnn").symmetric
+    assert not fused("stgcn", "agcn").symmetric
+    assert not fused("agcn", "stgcn").symmetric
+    assert fused("stgcn", "agcn").exact_gradients
+    assert not fused("stgcn", "asgcn").exact_gradients
+    assert fused("hrnn", "sgn").skips_empty
+    assert not fused("hrnn", "stgcn").skips_empty
+    assert not fused("hrnn", "sgn", streams=("joint", "bone_motion")).skips_empty
+
+
+@pytest.mark.parametrize("weights", [(1.0, float("nan")), (float("inf"), 1.0), (1.0, 1.0, 1.0)])
+def test_weights_that_do_not_fit(weights):
+    with pytest.raises(DataError, match="fusion weight"):
+        Fused({"joint": small(), "bone": small()}, weights)
+
+
+@pytest.mark.xfail(strict=True, reason="networks take who stands still in a motion stream for absent: presence is lost")
+@pytest.mark.parametrize("name", ["agcn", "stgcn", "hrnn"])
+def test_who_stands_still_is_there(name):
+    network = narrow(name).double()
+    fused = Fused({"joint_motion": network}).eval()
+    pose = torch.randn(1, 2, 1, 25, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    xyz = pose.expand(2, 2, 12, 25, 3).clone().requires_grad_()
+    gradient = torch.autograd.grad(fused(xyz)[0, 0], xyz)[0]
+    step = torch.randn(xyz.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 1e-5
+    with torch.no_grad():
+        measured = (fused(xyz + step)[0, 0] - fused(xyz - step)[0, 0]) / 2
+    assert measured.abs() > 1e-8
+    torch.testing.assert_close((gradient * step).sum(), measured, rtol=1e-3, atol=0)

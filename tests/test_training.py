@@ -13,15 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import funnybone as fb
+from funnybone.cli import main
 from funnybone.clips import Clips
+from funnybone.data import npz
 from funnybone.errors import DataError
 from funnybone.models import Fused, Preprocess, Recipe, create, load_weights, names, recipe_for, save_weights, shown
 from funnybone.models.weights import read_tensors, write_tensors
 from funnybone.skeletons import COCO17
 from funnybone.testing import check_victim
-from funnybone.training import draw, evaluate, hardware, hold_out, train, write_curves
+from funnybone.training import Epoch, Plain, draw, evaluate, hardware, hold_out, train, write_curves
 from funnybone.training.augment import stretched, varied
 from funnybone.training.checkpoint import CheckpointRecord
+from funnybone.training.curves import best_of
+from funnybone.training.fit import _optimiser
 from funnybone.training.measure import measure
 
 RECIPE = Recipe(epochs=4, batch=6, max_lr=0.01, validation=0.0)
@@ -57,6 +61,12 @@ def killed_after(steps):
 
 def same(a, b):
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+class Two(Plain):
+    """The first of two processes, whose other half is not there."""
+
+    ranks = 2
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +128,8 @@ def test_a_checkpoint_of_another_training_is_refused(clips, tmp_path):
     for name, other in others.items():
         with pytest.raises(DataError, match=f"another training: {name} differ"):
             train("stgcn", clips, **other)
+    with pytest.raises(DataError, match="another training: processes differ"):
+        train("stgcn", clips, **arguments, device=Two())
     with pytest.raises(DataError, match="another training: data differ"):
         train("stgcn", waves(seed=1), **arguments)
     with pytest.raises(DataError, match=r"remove .*a\.partial"):
@@ -201,13 +213,15 @@ def test_two_persons_one_absent_and_two_coordinates():
     assert evaluate(module, flat, record.build_preprocess()).n == 18
 
 
-def test_evaluate_leaves_the_mode_and_counts(clips):
+def test_evaluate_leaves_the_modes_and_counts(clips):
     module = create("stgcn", skeleton=COCO17, num_classes=2, persons=1, **OPTIONS).train()
+    module.data_bn.eval()  # as where statistics are kept that another set gave
+    modes = [part.training for part in module.modules()]
     with torch.no_grad():
         module.fcn.weight.zero_()
         module.fcn.bias.copy_(torch.tensor([1.0, 0.0]))
     assert evaluate(module, clips).value == 0.5
-    assert module.training
+    assert [part.training for part in module.modules()] == modes
 
 
 @pytest.mark.parametrize("up", ["x", "y", "z"])
@@ -249,11 +263,19 @@ def test_the_learning_rate_is_one_cycle():
         {"rotation": math.inf},
         {"rotation": -math.inf},
         {"dropout": math.nan},
+        {"optimiser": "lion"},
     ],
 )
 def test_a_recipe_that_cannot_be_cooked(settings):
     with pytest.raises(DataError, match=f"recipe: {next(iter(settings))} is"):
         Recipe(**settings)
+
+
+def test_a_recipe_whose_preprocessing_there_is_not():
+    with pytest.raises(DataError, match="preprocess has no setting 'aling'; it has centre, align"):
+        Recipe(preprocess={"aling": "hips"})
+    with pytest.raises(DataError, match="align is 'hip'; it is one of none, hips"):
+        Recipe(preprocess={"align": "hip"})
 
 
 def test_one_clip_is_too_few(clips):
@@ -299,6 +321,54 @@ def test_patience_ends_a_training_that_no_longer_gets_better(clips):
     losses = [epoch.validation_loss for epoch in curves["joint"]]
     assert len(losses) < 30
     assert losses.index(min(losses)) == len(losses) - 3
+
+
+def test_no_epoch_is_judged_before_recognition_begins():
+    recipe = Recipe(epochs=30, batch=6, validation=0.0, patience=2)
+    judge = waves(seed=8, n=4)
+    module, record, curves = train("asgcn", waves(6), recipe=recipe, options=OPTIONS, validation=judge, seed=1)
+    losses = [epoch.validation_loss for epoch in curves["joint"]]
+    assert losses[:3] == [None] * 3  # a tenth of the epochs, in which the links alone train
+    assert None not in losses[3:]
+    best = losses.index(min(losses[3:])) + 1
+    assert record.selection.epochs == {"joint": best}
+    assert len(losses) == min(best + 2, 30)
+    assert measure(module, judge, record.build_preprocess()).loss == pytest.approx(losses[best - 1], rel=1e-4)
+
+
+def test_a_short_training_has_an_epoch_that_is_judged():
+    recipe = Recipe(epochs=1, batch=6, validation=0.0)
+    curves = train("asgcn", waves(6), recipe=recipe, options=OPTIONS, validation=waves(seed=8, n=4)).curves
+    assert curves["joint"][0].validation_loss is not None
+
+
+@pytest.mark.parametrize(("losses", "best"), [((math.nan, 2.0, 3.0), 2), ((2.0, math.nan), 1), ((math.inf, 1.0), 2)])
+def test_a_loss_that_is_no_number_is_not_the_lowest(losses, best, tmp_path):
+    epochs = [
+        Epoch(epoch=number, learning_rate=1.0, loss=1.0, validation_loss=loss, validation_accuracy=0.5)
+        for number, loss in enumerate(losses, 1)
+    ]
+    assert best_of(epochs).epoch == best
+    write_curves(tmp_path / "c.json", {"joint": epochs}, {})
+    assert json.loads((tmp_path / "c.json").read_text())["streams"]["joint"]["kept_epoch"] == best
+    draw(tmp_path / "c.svg", {"joint": epochs}, "title")
+    assert [Epoch.model_validate_json(epoch.model_dump_json()) for epoch in epochs] == epochs
+
+
+@pytest.mark.parametrize(("optimiser", "kept"), [("adam", 2.0 - 0.1), ("adamw", 2.0 * (1 - 0.1 * 0.01))])
+def test_adam_decays_by_way_of_the_gradient_and_adamw_by_itself(optimiser, kept):
+    module, nothing = torch.nn.Linear(1, 1), torch.nn.Module()
+    torch.nn.init.constant_(module.weight, 2.0)
+    step = _optimiser(module, nothing, Recipe(optimiser=optimiser, max_lr=0.1, weight_decay=0.01))
+    for parameter in module.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    step.step()
+    # Adam takes a step of the learning rate, however small the gradient.
+    assert module.weight.item() == pytest.approx(kept, abs=1e-5)
+
+
+def test_the_published_recipe_of_sgn_is_adam():
+    assert recipe_for("sgn", "published").optimiser == "adam"
 
 
 @given(
@@ -369,6 +439,61 @@ def test_streams_that_there_are_not(clips, streams):
         train("stgcn", clips, recipe=RECIPE, options=OPTIONS, streams=streams)
 
 
+@pytest.mark.parametrize(
+    ("streams", "fusion", "says"),
+    [
+        (("joint", "bone"), (math.nan, 1.0), "stream 'joint' is nan"),
+        (("joint", "bone"), (1.0, -math.inf), "stream 'bone' is -inf"),
+        (("joint", "bone"), (1.0,), "1 fusion weights for 2 streams"),
+        (("joint",), (7.0, 8.0, 9.0), "3 fusion weights for 1 streams"),
+        (("joint",), (7.0,), "the only stream, 'joint', is 7; there is nothing to weigh it against"),
+    ],
+)
+def test_fusion_weights_are_looked_at_before_the_work(clips, streams, fusion, says, tmp_path, monkeypatch, capsys):
+    with pytest.raises(DataError, match=says):
+        train("stgcn", clips, recipe=RECIPE, options=OPTIONS, streams=streams, fusion=fusion, progress=killed_after(1))
+    monkeypatch.chdir(tmp_path)
+    text = ",".join(map(str, fusion))
+    command = ["train", "stgcn", "--data", "nowhere.npz", "--out", "w", "--streams", ",".join(streams)]
+    assert main([*command, "--fusion", text]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_tables_of_the_recipe_can_be_set(tmp_path, capsys):
+    npz.write(tmp_path / "waves.npz", waves())
+    command = ["train", "stgcn", "--data", str(tmp_path / "waves.npz"), "--frames", "8", "--epochs", "1"]
+    tables = ["--set", "preprocess.align=hips", "--set", "options.width=4", "--set", "warmup=0.25"]
+    assert main([*command, *tables, "--out", str(tmp_path / "w.safetensors"), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["preprocess"]["align"] == "hips"
+    assert document["preprocess"]["hips"] == [11, 12]
+    assert document["options"]["width"] == 4
+    assert document["recipe"]["warmup"] == 0.25
+    assert (document["precision"], document["processes"]) == ("fp32", 1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("preprocess=hips", ["'preprocess=hips'", "write preprocess.KEY=VALUE"]),
+        ("preprocess.align", ["'preprocess.align'", "write preprocess.KEY=VALUE"]),
+        ("preprocess.aling=hips", ["no setting 'aling'", "centre, align"]),
+        ("preprocess.align=hip", ["align is 'hip'", "'none'", "'hips'"]),
+        ("preprocess.up=z", ["no setting 'up'", "those of the clips"]),
+        ("options.width=wide", ["width is 'wide'", "a whole number"]),
+        ("options=4", ["write options.KEY=VALUE"]),
+        ("batch.size=4", ["'batch' holds no settings", "options.width=32"]),
+        ("batch=4.5", ["batch is '4.5'", "integer"]),
+    ],
+)
+def test_settings_that_there_are_not(setting, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "stgcn", "--data", "nowhere.npz", "--out", "w", "--set", setting]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert all(part in err for part in says), err
+
+
 def test_curves_are_written_and_drawn(clips, whole, tmp_path):
     write_curves(tmp_path / "c.json", whole.curves, {"model": "stgcn"})
     document = json.loads((tmp_path / "c.json").read_text())
@@ -387,38 +512,98 @@ def test_half_precision_learns_what_full_precision_learns(clips):
     assert half[-1].loss == pytest.approx(full[-1].loss, rel=0.1)
 
 
+def test_a_training_in_half_precision_is_another_one(clips, tmp_path):
+    pytest.importorskip("accelerate")
+    arguments = {"recipe": Recipe(epochs=1, validation=0.0), "options": OPTIONS, "checkpoint": tmp_path / "a.partial"}
+    record = train("stgcn", clips, **arguments, device=hardware("cpu", "bf16")).record
+    assert (record.precision, record.processes) == ("bf16", 1)
+    with pytest.raises(DataError, match=r"another training: precision differ.*remove .*a\.partial"):
+        train("stgcn", clips, **arguments)
+    older = record.model_dump(exclude={"precision", "processes"})
+    assert type(record)(**older).precision is None
+
+
+# One step along the gradient, whose length is that of the gradient: equal weights are equal gradients.
+STEP = {"epochs": 1, "optimiser": "sgd", "schedule": "cosine", "warmup": 0.0, "max_lr": 1.0, "weight_decay": 0.0}
+SIZES = {"hidden1": 6, "hidden2": 6, "hidden3": 6, "hidden4": 6}
+# Clips and batch: shares of 3 + 3 and of 3 + 2 clips, and two steps of 1 + 0.
+SHARES = ((6, 6), (5, 5), (2, 1))
+
 LAUNCHED = """
 import sys
 sys.path.insert(0, {tests!r})
+from pathlib import Path
 import torch
-from test_training import COCO17, Recipe, waves
+from test_training import KilledError, killed_after, one_step, refined
 from funnybone.models import save_weights
-from funnybone.training import hardware, train
+from funnybone.training import hardware
 
 torch.set_num_threads(1)
-place = hardware("cpu")
+folder, place = Path({folder!r}), hardware("cpu")
 assert place.ranks == 2
-recipe = Recipe(epochs=2, batch=6, validation=0.0, dropout=0.0)
-trained = train("stgcn", waves(), recipe=recipe, options={{"width": 4}}, seed=3, device=place)
-save_weights({folder!r} + f"/rank{{place.rank}}.x.safetensors", trained.module, trained.record)
+
+def keep(name, trained):
+    save_weights(folder / f"{{name}}.rank{{place.rank}}.safetensors", trained.module, trained.record)
+
+for clips, batch in {shares!r}:
+    keep(f"{{clips}}", one_step(clips, batch, place))
+keep("whole", refined(place))
+checkpoint = folder / "a.partial"
+try:
+    refined(place, checkpoint=checkpoint, progress=killed_after(5))
+    raise SystemExit("was not killed")
+except KilledError:
+    place.wait()
+keep("resumed", refined(place, checkpoint=checkpoint))
 """
 
 
-@pytest.mark.slow
-def test_two_processes_end_with_one_network(tmp_path):
+def one_step(n, batch, place="cpu"):
+    """A network without batch norm and dropout: what a clip teaches it does not hang on who is beside it."""
+    recipe = Recipe(**STEP, batch=batch, validation=0.0)
+    return train("hrnn", waves(n), recipe=recipe, options=SIZES, seed=3, device=place)
+
+
+def refined(place, **arguments):
+    """FR-Head, whose objective has batch norms and prototypes of its own."""
+    recipe = Recipe(epochs=2, batch=5, validation=0.0)
+    return train("frhead", waves(15), recipe=recipe, options=OPTIONS, seed=3, device=place, **arguments)
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory):
+    """A function that reads the network of each of two processes, of a training of this name."""
     pytest.importorskip("accelerate")
-    script = tmp_path / "launched.py"
-    script.write_text(LAUNCHED.format(tests=str(Path(__file__).parent), folder=str(tmp_path)))
+    folder = tmp_path_factory.mktemp("launched")
+    script = folder / "launched.py"
+    script.write_text(LAUNCHED.format(tests=str(Path(__file__).parent), folder=str(folder), shares=SHARES))
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run([sys.executable, *launch, str(script)], check=True, timeout=300)
-    networks = [load_weights(tmp_path / f"rank{rank}.x.safetensors")[0] for rank in (0, 1)]
-    assert same(*networks)
-    alone = train(
-        "stgcn", waves(), recipe=Recipe(epochs=2, batch=6, validation=0.0, dropout=0.0), options=OPTIONS, seed=3
-    )
-    for key, value in networks[0].state_dict().items():
-        if value.is_floating_point() and "running" not in key:
-            torch.testing.assert_close(value, alone.module.state_dict()[key], atol=0.05, rtol=0.5)
+    subprocess.run([sys.executable, *launch, str(script)], check=True, timeout=500)
+    return lambda name: [load_weights(folder / f"{name}.rank{rank}.safetensors") for rank in (0, 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "batch"), SHARES)
+def test_the_gradient_of_two_processes_is_that_of_the_whole_batch(launched, n, batch):
+    (first, record), (second, _) = launched(f"{n}")
+    assert record.processes == 2
+    assert same(first, second)
+    alone = one_step(n, batch).module
+    for key, value in first.state_dict().items():
+        torch.testing.assert_close(value, alone.state_dict()[key], atol=1e-6, rtol=0)
+    start = train("hrnn", waves(n), recipe=Recipe(**{**STEP, "max_lr": 0.0}), options=SIZES, seed=3).module
+    assert max((a - b).abs().max() for a, b in zip(first.parameters(), start.parameters(), strict=True)) > 0.01
+
+
+@pytest.mark.slow
+def test_two_processes_resume_with_the_prototypes_of_both(launched):
+    whole, resumed = launched("whole"), launched("resumed")
+    assert same(whole[0][0], whole[1][0])
+    assert same(resumed[0][0], resumed[1][0])
+    assert same(resumed[0][0], whole[0][0])
+    fresh = create("frhead", skeleton=COCO17, num_classes=2, persons=1, frames=12, **OPTIONS)
+    constant = [key for key, _ in fresh.named_buffers() if "running" not in key and "num_batches" not in key]
+    assert all(torch.equal(whole[0][0].get_buffer(key), fresh.get_buffer(key)) for key in constant)
 
 
 def test_a_package_that_is_not_installed_is_named(monkeypatch, clips, whole, tmp_path):

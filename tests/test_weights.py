@@ -165,6 +165,17 @@ def test_no_metadata(file):
         (lambda record: record["options"].update(dropout="x"), ["dropout is 'x'", "finite number"]),
         (lambda record: record["options"].update(max_hop=10**9), ["max_hop is 1000000000", "0 to 25"]),
         (lambda record: record["options"].update(width=2**40), []),
+        (
+            lambda record: record["options"].update(width=700),
+            ["it describes a network of more than 6", "holds 133 KiB"],
+        ),
+        (lambda record: record["preprocess"].update(spine=[99, 0]), ["preprocess: spine", "joint 99", "0 to 24"]),
+        (lambda record: record["preprocess"].update(pad="replay", pad_to=10**9), ["pad_to is 1000000000", "10000"]),
+        (lambda record: record["preprocess"].update(sample_to=True), ["sample_to is True"]),
+        (lambda record: record["preprocess"].update(mean=[[0, 0, 0]]), ["mean has 1 joints", "NTU25 has 25"]),
+        (lambda record: record["preprocess"].update(mean=[["x"]]), ["preprocess: mean"]),
+        (lambda record: record["preprocess"].update(std=0), ["preprocess: std is 0"]),
+        (lambda record: record["preprocess"].update(order="tallest"), ["preprocess", "'tallest'"]),
         (lambda record: record["preprocess"].update(hips=[99, 100]), ["preprocess: hips", "joint 99", "0 to 24"]),
         (lambda record: record["preprocess"].update(hips=[1, 2, 3]), ["preprocess: hips", "two joints"]),
         (lambda record: record["preprocess"].update(hips=5), ["preprocess"]),
@@ -182,6 +193,17 @@ def test_a_wrong_record(file, change, words):
     refused(rewritten(file, change), *words)
 
 
+def test_a_record_of_the_first_version_of_the_preprocessing(file, module):
+    """Files that were written before there were published recipes load as they did, and are written as they were."""
+    old = {"centre": "first_frame", "align": "hips", "joint": 20, "hips": [12, 16], "up": "y"}
+    rewritten(file, lambda record: record.update(preprocess=old))
+    _, record = load_weights(file)
+    assert record.build_preprocess() == Preprocess.of(NTU25, centre="first_frame", align="hips")
+    assert record.build_preprocess().to_dict() == old
+    rewritten(file, lambda record: record.pop("preprocess"))
+    assert load_weights(file)[1].build_preprocess() == Preprocess()
+
+
 def test_a_record_that_is_not_json(file):
     save_file(load_file(file), file, {"funnybone": "{"})
     refused(file, "record")
@@ -195,6 +217,10 @@ def test_a_record_that_is_not_json(file):
         (lambda tensors: tensors.update({"fcn.bias": torch.zeros(4)}), ["'fcn.bias'", "shape (4,)"]),
         (lambda tensors: tensors["fcn.bias"].fill_(float("nan")), ["'fcn.bias'", "NaN"]),
         (lambda tensors: tensors.update({"fcn.bias": torch.zeros(3, dtype=torch.int64)}), ["int64"]),
+        (lambda tensors: tensors.update({"fcn.bias": torch.zeros(3, dtype=torch.bool)}), ["bool", "float32"]),
+        (lambda tensors: tensors.update({"fcn.bias": torch.zeros(3, dtype=torch.complex64)}), ["complex64"]),
+        (lambda tensors: tensors.update({"fcn.bias": torch.zeros(3).to(torch.float8_e4m3fn)}), ["float8"]),
+        (lambda tensors: tensors.update({"data_bn.num_batches_tracked": torch.tensor(True)}), ["bool", "int64"]),
     ],
 )
 def test_wrong_tensors(file, change, words):

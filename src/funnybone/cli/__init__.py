@@ -42,6 +42,9 @@ app.command(_data)
 
 _models = App(name="models", help="Models and the weights that come with funnybone.")
 _models.command("funnybone.cli.models:list_models", name="list", help="The models, their size and their weights.")
+_models.command(
+    "funnybone.cli.models:import_weights", name="import", help="Make a victim of a checkpoint of an authors' code."
+)
 _models.command("funnybone.cli.models:push", name="push", help="Publish a weights file, with a model card.")
 app.command(_models)
 

@@ -79,9 +79,10 @@ def train(
     lr
         Learning rate at the top of its cycle.
     set
-        Anything else of the recipe, as key=value (batch, weight_decay, ...); can be given several times.
+        Anything else of the recipe, as key=value (batch, weight_decay, preprocess.align, options.width, ...); can be
+        given several times.
     option
-        The model's own options, as key=value (width, ...); can be given several times.
+        The model's own options, as key=value (width, ...): short for --set options.KEY; can be given several times.
     validate
         Training clips that choose the epoch whose weights are kept, as KEY:VALUE,VALUE. By default a tenth of each
         class (the recipe's validation=0.1).
@@ -92,9 +93,14 @@ def train(
     """
     from funnybone import models
     from funnybone.data.registry import find
+    from funnybone.models.streams import fusion_weights
     from funnybone.training import checkpoint_of, evaluate, hardware
     from funnybone.training import train as fit
 
+    kinds = streams.split(",")
+    weights = None if fusion is None else _numbers(fusion)
+    models.check_streams(kinds)
+    fusion_weights(kinds, weights)  # refused here, not after the data are read
     chosen = _recipe(model, recipe, set, option, {"epochs": epochs, "max_lr": lr})
     split = test_part(data, split)
     source, clips = find(data)
@@ -116,13 +122,13 @@ def train(
             model,
             part.resample(frames),
             recipe=chosen,
-            streams=streams.split(","),
-            fusion=None if fusion is None else _numbers(fusion),
+            streams=kinds,
+            fusion=weights,
             validation=validation,
             seed=seed,
             device=place,
             split=others,
-            progress=_reporter(tell, streams.count(",")) if first else None,
+            progress=_reporter(tell, len(kinds) - 1) if first else None,
             checkpoint=checkpoint,
         )
     if not first:
@@ -153,14 +159,36 @@ def _recipe(
 ) -> "Recipe":
     """The family's recipe with what the command line changes."""
     from funnybone import models
-    from funnybone.models import Recipe, recipe_for
+    from funnybone.models import Preprocess, Recipe, recipe_for
     from funnybone.models.registry import typed_options
 
     _ = models.models[model]  # an unknown model is named before its recipe is looked for
-    changes = typed("recipe", Recipe, settings or []) | {
-        key: value for key, value in named.items() if value is not None
-    }
-    return recipe_for(model, table, changes | {"options": typed_options(model, options or [])})
+    single, tables = _sorted(settings or [])
+    changes = typed("recipe", Recipe, single) | {key: value for key, value in named.items() if value is not None}
+    changes["options"] = typed_options(model, [*tables["options"], *(options or [])])
+    changes["preprocess"] = typed("preprocess", Preprocess, tables["preprocess"])
+    return recipe_for(model, table, changes)
+
+
+def _sorted(pairs: list[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """Apart: settings of one value, and those that a dotted key puts into one of the recipe's tables."""
+    from funnybone.errors import DataError
+
+    tables: dict[str, list[str]] = {"options": [], "preprocess": []}
+    examples = "options.width=32 or preprocess.align=hips"
+    single = []
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        table, dot, name = key.partition(".")
+        if table in tables and not (name and equals):
+            raise DataError(f"recipe: {pair!r}: {table} holds several settings", hint=f"write {table}.KEY=VALUE")
+        if dot and table not in tables:
+            raise DataError(f"recipe: {pair!r}: {table!r} holds no settings", hint=f"dotted keys are as in {examples}")
+        if dot:
+            tables[table].append(f"{name}={value}")
+        else:
+            single.append(pair)
+    return single, tables
 
 
 def _numbers(text: str) -> list[float]:

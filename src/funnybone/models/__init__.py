@@ -6,8 +6,10 @@ the vector that enters its classifier. Each family is one file of this package a
 
 from funnybone.models.checkpoints import load_checkpoint
 from funnybone.models.cost import Cost, cost
+from funnybone.models.importing import import_checkpoint
 from funnybone.models.objective import Objective
 from funnybone.models.preprocess import Preprocess
+from funnybone.models.published import PREPROCESSINGS
 from funnybone.models.recipe import Recipe, recipe_for
 from funnybone.models.registry import Model, create, models, names, register_model
 from funnybone.models.streams import STREAMS, Fused, check_streams, shown
@@ -20,6 +22,7 @@ from funnybone.models.weights import (
 )
 
 __all__ = [
+    "PREPROCESSINGS",
     "STREAMS",
     "Cost",
     "Fused",
@@ -31,6 +34,7 @@ __all__ = [
     "check_streams",
     "cost",
     "create",
+    "import_checkpoint",
     "list_packaged",
     "load_checkpoint",
     "load_weights",

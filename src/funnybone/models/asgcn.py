@@ -123,8 +123,18 @@ class ASGCN(Model):
 
     @classmethod
     def from_authors(cls, state: dict[str, Tensor]) -> tuple[dict[str, int], dict[str, Tensor]] | None:
-        if not {"A", "class_layer_0.gcn.conv.weight", "recon_layer_0.gcn.conv.weight", "fcn.weight"} <= state.keys():
+        recogniser = {"A", "class_layer_0.gcn.conv.weight", "recon_layer_0.gcn.conv.weight", "fcn.weight"}
+        links = {"encoder.mlp1.fc1.weight", "decoder.msg_fc1.0.weight"}
+        has = [keys <= state.keys() for keys in (recogniser, links)]
+        if not any(has):
             return None
+        if not all(has):
+            there, missing = ("recogniser", "inference of links") if has[0] else ("inference of links", "recogniser")
+            raise DataError(
+                f"the {there} of AS-GCN without the {missing}, which its code writes into a file of its own, "
+                f"epochN_model{2 if has[0] else 1}.pt",
+                hint="give both files, epochN_model1.pt and epochN_model2.pt of the same epoch",
+            )
         bones, joints, _ = state["A"].shape
         outside, inside = state["class_layer_0.gcn.conv.weight"].shape[:2]
         return {
@@ -293,7 +303,7 @@ class LinksThenLabels(Objective):
     torch.Size([])
     """
 
-    alone = 0.1
+    alone = judged_from = 0.1
     weight = 0.01
 
     def forward(

@@ -1,10 +1,12 @@
 """What a network costs: parameters, and arithmetic of a forward pass."""
 
-from typing import TypedDict
+import math
+from typing import Any, TypedDict
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from funnybone.models.modes import evaluating
 from funnybone.models.registry import Model
 
 
@@ -30,12 +32,13 @@ def cost(network: Model, frames: int = 60) -> Cost:
     tensor = next(network.parameters())
     joints = len(network.skeleton.joints)
     xyz = torch.ones(1, network.persons, frames, joints, network.in_channels, dtype=tensor.dtype, device=tensor.device)
-    training = network.training
-    network.eval()
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            network(xyz)
-    finally:
-        network.train(training)
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: _products_in_place})
+    with evaluating(network), torch.no_grad(), counter:
+        network(xyz)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return Cost(parameters=parameters, gflops=counter.get_total_flops() / 1e9)
+
+
+def _products_in_place(into: torch.Size, left: torch.Size, right: torch.Size, **_: Any) -> int:
+    """Operations of ``into += left @ right``, which PyTorch's counter passes over; recurrences are made of it."""
+    return 2 * math.prod(left) * right[-1]

@@ -152,6 +152,7 @@ def fetch(repo: str, revision: str | None = None, *, endpoint: str | None = None
     """
     library = _library()
     _check_name(repo)
+    _check_revision(revision)
     named = repo if revision is None else f"{repo}@{revision}"
     with _asking(named):
         token = _checked(library.get_token())
@@ -179,6 +180,7 @@ def parse(name: str) -> tuple[str, str | None]:
     _check_name(repo)
     if at and not revision:
         raise DataError(f"{name}: no revision behind the @", hint="name a branch, a tag or a commit")
+    _check_revision(revision or None)
     return repo, revision or None
 
 
@@ -195,6 +197,15 @@ def _library() -> ModuleType:
 def _check_name(repo: str) -> None:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo, re.ASCII):
         raise DataError(f"{repo!r} names no repository of a hub", hint="write owner/name")
+
+
+def _check_revision(revision: str | None) -> None:
+    """Raise `DataError` for what is no name of a revision; the library would make a path in its cache of it."""
+    if revision is None:
+        return
+    parts = revision.split("/")
+    if not re.fullmatch(r"[\w./-]+", revision, re.ASCII) or not {"", ".", ".."}.isdisjoint(parts):
+        raise DataError(f"{revision!r} names no revision of a repository", hint="name a branch, a tag or a commit")
 
 
 def _checked(token: str | None) -> str | None:
@@ -261,13 +272,45 @@ def _status(code: int, message: str | None, token: str | None) -> tuple[str, str
 def _described(record: WeightsRecord) -> list[str]:
     """What a victim's preprocessing does, in words."""
     preprocess: Preprocess = record.build_preprocess()
-    joint = record.skeleton.joints[preprocess.joint]
-    said = {
-        "clip": "each clip is moved so that the mean of all its joints lies at the origin",
-        "first_frame": f"each clip is moved so that joint {joint} of its first frame lies at the origin",
-    }.get(preprocess.centre)
-    turned = "turned about the vertical so that the hips of its first frame point along the first horizontal axis"
-    return [part for part in (said, turned if preprocess.align == "hips" else None) if part]
+    names = record.skeleton.joints
+    joint = names[preprocess.joint]
+    lines = [" to ".join(names[end] for end in line) for line in (preprocess.spine or (), preprocess.shoulders or ())]
+    words: dict[str, dict[str, str]] = {
+        "order": {
+            "deviation": "the person whose positions deviate most comes first",
+            "variance": "the person whose positions vary most comes first",
+            "frames": "the person who is there longest comes first",
+        },
+        "trim": {
+            "each": "each person's frames begin with the clip",
+            "anyone": "frames without anybody are moved to the end",
+            "first": "frames without the first person are dropped",
+        },
+        "pad": {
+            "zero": f"zeros up to {preprocess.pad_to} frames",
+            "replay": f"each person starts again up to {preprocess.pad_to} frames",
+        },
+        "centre": {
+            "clip": "each clip is moved so that the mean of all its joints lies at the origin",
+            "first_frame": f"each clip is moved so that joint {joint} of its first frame lies at the origin",
+            "frame": f"each frame is moved so that joint {joint} of the first person lies at the origin",
+        },
+        "align": {
+            "hips": "turned about the vertical so that the hips of its first frame point along the first horizontal "
+            "axis",
+            "spine": f"turned so that {lines[0]} points along z in its first frame, then {lines[-1]} along x",
+        },
+        "sample": {
+            "first": f"the first {preprocess.sample_to} frames",
+            "resize": f"the central 95 % of its frames are resized to {preprocess.sample_to}",
+            "segments": f"{preprocess.sample_to} frames, the middle ones of equal segments",
+        },
+    }
+    said = [choices.get(getattr(preprocess, step)) for step, choices in words.items()]
+    if preprocess.mean is not None or preprocess.std != 1:
+        mean = "a mean pose is subtracted and " if preprocess.mean is not None else ""
+        said.append(f"{mean}all is divided by {preprocess.std:.6g}")
+    return [part for part in said if part]
 
 
 def _plain(text: Any) -> str:

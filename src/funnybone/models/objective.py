@@ -1,5 +1,7 @@
 """What a training minimises."""
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -17,6 +19,12 @@ class Objective(nn.Module):
     label_smoothing : float
         Share of the target that is spread over all classes.
 
+    Attributes
+    ----------
+    judged_from : float
+        Share of the training before which the network does not learn to classify yet. What it then answers says nothing
+        of the epochs: none is kept as the best, and none counts as one without progress.
+
     Examples
     --------
     >>> import torch
@@ -25,6 +33,8 @@ class Objective(nn.Module):
     >>> Objective()(net, torch.zeros(2, 1, 8, 25, 3), torch.tensor([0, 1]), 0.0).shape
     torch.Size([])
     """
+
+    judged_from: ClassVar[float] = 0.0
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         super().__init__()

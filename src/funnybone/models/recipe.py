@@ -1,15 +1,17 @@
 """How to train a model: the settings of `funnybone.training.train`, and the recipe file of each family."""
 
 import dataclasses
+import inspect
 import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from funnybone.errors import DataError
+from funnybone.models.preprocess import Preprocess
 from funnybone.settings import build
 
 _FOLDER = Path(__file__).parent / "recipes"
@@ -30,8 +32,9 @@ class Recipe:
         Most clips shown in all, when ``epochs`` is None: it bounds the work on large data sets.
     batch : int
         Clips in an optimiser step, at most.
-    optimiser : {"adamw", "sgd"}
-        SGD has Nesterov momentum 0.9, as published recipes of the graph networks have.
+    optimiser : {"adamw", "adam", "sgd"}
+        SGD has Nesterov momentum 0.9, as published recipes of the graph networks have. Adam and SGD decay weights by
+        way of the gradient, AdamW by itself: what a decay of 1e-4 does with one is not what it does with the other.
     schedule : {"one_cycle", "cosine", "steps"}
         ``"one_cycle"``: up, then down to zero. ``"cosine"``: the same from the top. ``"steps"``: divided by ten at each
         of the ``milestones``. All rise through ``warmup`` first.
@@ -65,7 +68,7 @@ class Recipe:
     options : mapping
         The network's own options.
     preprocess : mapping
-        What `Preprocess.of` takes.
+        What `Preprocess.of` takes, but for the vertical, which is that of the clips.
 
     Examples
     --------
@@ -112,9 +115,21 @@ class Recipe:
             raise DataError(f"recipe: crop is {self.crop}", hint="give a share above 0, up to 1")
         if not all(0 < share < 1 for share in self.milestones):
             raise DataError(f"recipe: milestones are {self.milestones}", hint="give shares between 0 and 1")
-        for name, known in (("optimiser", ("adamw", "sgd")), ("schedule", ("one_cycle", "cosine", "steps"))):
+        for name, known in (("optimiser", ("adamw", "adam", "sgd")), ("schedule", ("one_cycle", "cosine", "steps"))):
             if getattr(self, name) not in known:
                 raise DataError(f"recipe: {name} is {getattr(self, name)!r}", hint=f"it is one of {', '.join(known)}")
+        self._check_preprocess()
+
+    def _check_preprocess(self) -> None:
+        hints = get_type_hints(Preprocess.of)
+        known = [key for key in inspect.signature(Preprocess.of).parameters if key not in ("skeleton", "up")]
+        for key, value in self.preprocess.items():
+            if key not in known:
+                hint = f"it has {', '.join(known)}; joints and the vertical are those of the clips"
+                raise DataError(f"recipe: preprocess has no setting {key!r}", hint=hint)
+            choices = get_args(hints[key])
+            if choices and value not in choices:
+                raise DataError(f"recipe: preprocess: {key} is {value!r}", hint=f"it is one of {', '.join(choices)}")
 
     def epochs_for(self, clips: int) -> int:
         """Passes over this many clips."""

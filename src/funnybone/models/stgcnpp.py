@@ -104,7 +104,11 @@ class STGCNpp(Model):
             return None
         kernels, joints, _ = state["backbone.gcn.0.gcn.A"].shape
         outside, inside = state[first].shape[:2]
-        stages = 1 + max(int(key.split(".")[2]) for key in state if key.startswith("backbone.gcn."))
+        # A key that counts no stage is one too many, and is named as such when all keys are compared.
+        counted = [key.split(".")[2] for key in state if key.startswith("backbone.gcn.")]
+        stages = 1 + max(int(count) for count in counted if count.isdecimal())
+        if stages > MOST_STAGES:
+            raise DataError(f"a stgcnpp of {stages} stages", hint=f"funnybone's have 1 to {MOST_STAGES}")
         weights = [state.get(f"backbone.gcn.{stage}.gcn.conv.weight") for stage in range(stages)]
         grows = [
             stage + 1

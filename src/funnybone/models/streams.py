@@ -1,5 +1,7 @@
 """Streams: what a network is shown of a clip, and several networks, each on its own stream, as one."""
 
+import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -7,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from funnybone.errors import DataError
+from funnybone.models.modes import evaluating
 from funnybone.models.objective import Objective
 from funnybone.models.registry import Model
 from funnybone.skeletons import Skeleton
@@ -58,6 +61,35 @@ def check_streams(streams: Sequence[str]) -> None:
         raise DataError(f"streams are {', '.join(streams) or 'none'}", hint="name each once")
 
 
+def fusion_weights(streams: Sequence[str], weights: Sequence[float] | None = None) -> tuple[float, ...]:
+    """Weights of the streams in the sum of their logits, all one where none are given.
+
+    Raises
+    ------
+    DataError
+        For another number of weights than streams, for one that is not a finite number, and for one stream whose weight
+        is not one.
+
+    Examples
+    --------
+    >>> fusion_weights(("joint", "bone")), fusion_weights(("joint", "bone"), (0.6, 0.4))
+    ((1.0, 1.0), (0.6, 0.4))
+    """
+    if weights is None:
+        return (1.0,) * len(streams)
+    if len(weights) != len(streams):
+        raise DataError(f"{len(weights)} fusion weights for {len(streams)} streams", hint="give one for each")
+    for stream, weight in zip(streams, weights, strict=True):
+        if not isinstance(weight, numbers.Real) or not math.isfinite(weight):
+            raise DataError(f"the fusion weight of stream {stream!r} is {weight!r}", hint="give a finite number")
+    if len(streams) == 1 and weights[0] != 1:
+        raise DataError(
+            f"the fusion weight of the only stream, {streams[0]!r}, is {weights[0]:g}",
+            hint="there is nothing to weigh it against; leave the weights out, or name more streams",
+        )
+    return tuple(map(float, weights))
+
+
 def shown(stream: str, xyz: Float[Tensor, "N M T V C"], skeleton: Skeleton) -> Float[Tensor, "N M T V C"]:
     """What a network of this stream is shown of preprocessed positions; differentiable.
 
@@ -72,18 +104,24 @@ def shown(stream: str, xyz: Float[Tensor, "N M T V C"], skeleton: Skeleton) -> F
 
 
 class Fused(Model):
-    """Networks of one architecture, each on its own stream; logits are the weighted sum of theirs.
+    """Networks, each on its own stream; logits are the weighted sum of theirs.
 
-    Published multi-stream results add scores of networks that were trained apart. Here the sum is one network: an
-    attack descends through all of its streams at once. ``state_dict()`` has the keys of each network behind the name
-    of its stream.
+    Published multi-stream results add scores of networks that were trained apart, of one architecture mostly. Here the
+    sum is one network: an attack descends through all of its streams at once. ``state_dict()`` has the keys of each
+    network behind the name of its stream.
 
     Parameters
     ----------
     networks : mapping of str to Model
-        A network for each stream: ``joint``, ``bone``, ``joint_motion``, ``bone_motion``.
+        A network for each stream: ``joint``, ``bone``, ``joint_motion``, ``bone_motion``; for the same classes,
+        skeleton, persons and coordinates.
     weights : sequence of float, optional
         Of the streams in the sum; all one by default. CTR-GCN publishes 0.6, 0.6, 0.4, 0.4.
+
+    Raises
+    ------
+    DataError
+        For networks that do not take the same clips or name the same classes, and for weights that do not fit.
 
     References
     ----------
@@ -103,16 +141,27 @@ class Fused(Model):
         first = next(iter(networks.values()))
         super().__init__(first.skeleton, first.num_classes, first.persons, first.frames, first.in_channels)
         self.streams = tuple(networks)
-        self.weights = tuple(map(float, weights)) if weights is not None else (1.0,) * len(networks)
-        if len(self.weights) != len(self.streams):
-            raise DataError(
-                f"{len(self.weights)} fusion weights for {len(self.streams)} streams", hint="give one for each"
-            )
+        self.weights = fusion_weights(self.streams, weights)
         for stream, network in networks.items():
+            self._check_alike(stream, network)
             self.add_module(stream, network)
-        self.symmetric = first.symmetric  # type: ignore[misc]  # of the class, but for a network of networks
-        self.exact_gradients = first.exact_gradients  # type: ignore[misc]
-        self.skips_empty = first.skips_empty and not any(stream.endswith("motion") for stream in networks)  # type: ignore[misc]
+        self._lengths = [_feature_length(network) for network in networks.values()]
+        each = networks.values()
+        self.symmetric = all(network.symmetric for network in each)  # type: ignore[misc]  # of the class, but for this
+        self.exact_gradients = all(network.exact_gradients for network in each)  # type: ignore[misc]
+        moving = any(stream.endswith("motion") for stream in networks)
+        self.skips_empty = all(network.skips_empty for network in each) and not moving  # type: ignore[misc]
+
+    def _check_alike(self, stream: str, network: Model) -> None:
+        words = {"skeleton": "skeleton", "num_classes": "classes", "persons": "persons", "in_channels": "coordinates"}
+        for name, word in words.items():
+            wanted, found = getattr(self, name), getattr(network, name)
+            if wanted != found:
+                of = [getattr(value, "name", value) for value in (found, wanted)]
+                raise DataError(
+                    f"streams {self.streams[0]!r} and {stream!r} do not fit together: {word} {of[1]} and {of[0]}",
+                    hint="one clip goes through all networks, and their logits are added: create them alike",
+                )
 
     def network(self, stream: str) -> Model:
         """The network of one stream."""
@@ -127,10 +176,17 @@ class Fused(Model):
 
     def classify(self, features: Float[Tensor, "N F"]) -> Float[Tensor, "N K"]:
         """The weighted sum of the streams' logits."""
-        parts = features.chunk(len(self.streams), 1)
+        parts = features.split(self._lengths, 1)
         logits = [self.network(stream).classify(part) for stream, part in zip(self.streams, parts, strict=True)]
         return torch.stack([weight * part for weight, part in zip(self.weights, logits, strict=True)]).sum(0)
 
     def objective(self, label_smoothing: float) -> Objective:
         """Streams are trained apart; together they only answer."""
         raise DataError("a network of several streams is not trained as one", hint="train each stream by itself")
+
+
+def _feature_length(network: Model) -> int:
+    """Length of a network's features, asked with a batch of no clips."""
+    with evaluating(network), torch.no_grad():
+        size = (0, network.persons, network.frames, len(network.skeleton.joints), network.in_channels)
+        return network.features(next(network.parameters()).new_zeros(size)).shape[1]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import funnybone
 from funnybone.errors import DataError
+from funnybone.models.allowance import Allowance
 from funnybone.models.preprocess import Preprocess
 from funnybone.models.registry import Model, from_arguments
 from funnybone.models.streams import Fused, check_streams
@@ -24,6 +25,12 @@ from funnybone.skeletons import Skeleton, known
 ENTRY = "funnybone"
 # Tensors that a defense keeps beside the victim's own.
 DEFENSE_PREFIX = "defense."
+# What a network's numbers can be stored as; the network has its own type.
+_KINDS = (
+    frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64)),
+    frozenset((torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)),
+)
+_SHOWN = 4  # keys that an error lists
 _FOLDER = Path(__file__).parent / "weights"
 
 Record = TypeVar("Record", bound=BaseModel)
@@ -101,6 +108,8 @@ class WeightsRecord(_Part):
         What the network is shown, and the weights of several networks' logits in their sum: see `models.Fused`.
     data, recipe, seed
         What it was trained on and how.
+    precision, processes
+        Of the training: ``"fp32"`` or ``"bf16"``, and among how many each batch was divided; None where it is not said.
     selection : SelectionRecord or None
         None when the last epoch's weights were kept.
     accuracy : AccuracyRecord or None
@@ -126,6 +135,8 @@ class WeightsRecord(_Part):
     data: DataRecord
     recipe: dict[str, Any] = Field(default_factory=dict)
     seed: int | None = None
+    precision: Literal["fp32", "bf16"] | None = None
+    processes: Annotated[int, Field(ge=1)] | None = None
     selection: SelectionRecord | None = None
     accuracy: AccuracyRecord | None = None
     licence: str = "unknown"
@@ -224,8 +235,10 @@ def load_weights(path: Path | str) -> tuple[Model, WeightsRecord]:
     """
     path = Path(path)
     record, tensors = read_tensors(path, WeightsRecord)
+    own = {key: value for key, value in tensors.items() if not key.startswith(DEFENSE_PREFIX)}
     try:
-        module = record.build()
+        with Allowance(own.values()):  # a record of a thousand bytes can describe a network of a thousand gigabytes
+            module = record.build()
         record.build_preprocess()
     except (
         TypeError,
@@ -234,11 +247,10 @@ def load_weights(path: Path | str) -> tuple[Model, WeightsRecord]:
         ArithmeticError,
         MemoryError,
     ) as error:  # DataError, or whatever an odd option provokes in torch
-        raise DataError(f"{path}: the record builds no victim: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{path}: the record builds no victim: {first_line(error)}") from None
     if record.defense is None and any(key.startswith(DEFENSE_PREFIX) for key in tensors):
         raise DataError(f"{path}: tensors of a defense, but field 'defense' is null", hint="write the file again")
-    own = {key: value for key, value in tensors.items() if not key.startswith(DEFENSE_PREFIX)}
-    _check_state(path, own, module.state_dict(), record.model)
+    check_state(path, own, module.state_dict(), record.model)
     if record.sha256 is not None and record.sha256 != _digest(tensors):
         raise DataError(f"{path}: the tensors do not match field 'sha256'; the file is damaged", hint="copy it again")
     module.load_state_dict(own)
@@ -304,7 +316,8 @@ def read_tensors(path: Path, kind: type[Record], mend: str | None = None) -> tup
         raise DataError(
             f"{path}: safetensors without the metadata entry {ENTRY!r}",
             hint=mend
-            or "tensors alone do not say which network, joints and classes they belong to; write with save_weights",
+            or "tensors alone do not say which network, joints and classes they belong to; write with save_weights, or "
+            "import an authors' checkpoint with funnybone models import",
         )
     try:
         return kind.model_validate_json(metadata[ENTRY]), tensors
@@ -314,21 +327,57 @@ def read_tensors(path: Path, kind: type[Record], mend: str | None = None) -> tup
         raise DataError(f"{path}: record, field {where}: {first['msg']}", hint=mend or "write the file again") from None
 
 
-def _check_state(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], model: str) -> None:
+def check_state(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], model: str) -> None:
+    """Raise `DataError` unless a file's tensors are those of a network: named, shaped, real numbers, finite.
+
+    Nothing is looked at that an odd tensor (sparse, quantised, without data) would answer with an error of its own.
+    """
     missing, left_over = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     if missing:
-        raise DataError(f"{path}: tensor {missing[0]!r} is missing ({len(missing)} in all)", hint=f"{model} needs it")
+        verb = "is" if len(missing) == 1 else "are"
+        raise DataError(
+            f"{path}: {_listed(missing)} {verb} missing; {model} needs {'it' if verb == 'is' else 'them'}",
+            hint="the file is cut, or of another version of the code",
+        )
     if left_over:
-        raise DataError(f"{path}: {model} has no tensor {left_over[0]!r} ({len(left_over)} left over)")
+        raise DataError(
+            f"{path}: {model} has no {_listed(left_over)}",
+            hint="a variant of the network that funnybone does not have; remove what matters in training only",
+        )
     for key, value in wanted.items():
         tensor = found[key]
+        check_plain(path, key, tensor)
         if tensor.shape != value.shape:
-            shapes = f"{tuple(tensor.shape)}, {model} as recorded needs {tuple(value.shape)}"
-            raise DataError(f"{path}: tensor {key!r} has shape {shapes}")
-        if tensor.is_floating_point() != value.is_floating_point():
-            raise DataError(f"{path}: tensor {key!r} is {tensor.dtype}, {model} needs {value.dtype}")
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            shapes = f"{tuple(tensor.shape)}, {model} as described needs {tuple(value.shape)}"
+            raise DataError(f"{path}: tensor {key!r} has shape {shapes}", hint="give the sizes it was trained with")
+        if not any({tensor.dtype, value.dtype} <= kind for kind in _KINDS):
+            raise DataError(
+                f"{path}: tensor {key!r} is {tensor.dtype}, {model} needs {value.dtype}", hint="save it as such"
+            )
+        if tensor.is_floating_point() and not torch.isfinite(tensor.to(value.dtype)).all():
             raise DataError(f"{path}: tensor {key!r} holds NaN or infinity", hint="the training diverged")
+
+
+def check_plain(path: Path, key: str, tensor: Tensor) -> None:
+    """Raise `DataError` for a tensor that is more, or less, than numbers in memory."""
+    odd = "is quantised" if tensor.is_quantized else None
+    if tensor.layout != torch.strided:
+        odd = f"is {str(tensor.layout).removeprefix('torch.')}"
+    if tensor.device.type != "cpu":
+        odd = "has no data" if tensor.is_meta else f"is on {tensor.device}"
+    if odd is not None:
+        raise DataError(f"{path}: tensor {key!r} {odd}", hint="save dense real numbers, tensor.dequantize().to_dense()")
+
+
+def _listed(keys: list[str]) -> str:
+    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    return f"tensor{'s' if len(keys) > 1 else ''} {', '.join(repr(key[:100]) for key in keys[:_SHOWN])}{more}"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first, or else its kind."""
+    lines = str(error).splitlines()
+    return lines[0][:300] if lines else type(error).__name__
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

@@ -93,5 +93,5 @@ def resume(path: Path, record: WeightsRecord, state: State) -> None:
 
 
 def _run(record: WeightsRecord) -> dict[str, Any]:
-    """All that determines the weights, as JSON gives it back."""
+    """All that determines the weights, precision and number of processes included, as JSON gives it back."""
     return json.loads(record.model_dump_json(exclude={"accuracy", "licence", "defense", "sha256"}))

@@ -1,29 +1,39 @@
 """Learning curves: a row for each epoch, as JSON and as a picture."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from funnybone.errors import DataError
 
 
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
 class Epoch(BaseModel):
-    """One pass over the training clips. The validation figures are None where nothing was held out."""
+    """One pass over the training clips.
+
+    The validation figures are None where nothing was held out, and before the network learns to classify; see
+    `Objective.judged_from`. A loss that is NaN or infinite judges nothing, and is None too.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     epoch: int
     learning_rate: float
     loss: float
-    validation_loss: float | None = None
+    validation_loss: Annotated[float | None, AfterValidator(_finite)] = None
     validation_accuracy: float | None = None
 
 
 def best_of(epochs: Sequence[Epoch]) -> Epoch:
-    """The epoch whose weights are kept: the lowest validation loss, the last of all where nothing was held out.
+    """The epoch whose weights are kept: the lowest validation loss, the last of all while there is none.
 
     Examples
     --------
@@ -31,8 +41,8 @@ def best_of(epochs: Sequence[Epoch]) -> Epoch:
     >>> best_of([Epoch(epoch=k, learning_rate=1, loss=1, validation_loss=v) for k, v in enumerate(losses, 1)]).epoch
     2
     """
-    judged = [epoch for epoch in epochs if epoch.validation_loss is not None]
-    return min(judged, key=lambda epoch: epoch.validation_loss or 0.0) if judged else epochs[-1]
+    judged = [(epoch.validation_loss, epoch) for epoch in epochs if epoch.validation_loss is not None]
+    return min(judged, key=itemgetter(0))[1] if judged else epochs[-1]
 
 
 def write_curves(path: Path, curves: Mapping[str, Sequence[Epoch]], about: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from funnybone.errors import DataError
 from funnybone.models import Fused, Model, Preprocess, Recipe, WeightsRecord, check_streams, recipe_for, shown
 from funnybone.models.recipe import settings_of
 from funnybone.models.registry import option_names
+from funnybone.models.streams import fusion_weights
 from funnybone.models.weights import DataRecord, SelectionRecord, SkeletonRecord
 from funnybone.training import checkpoint as checkpoints
 from funnybone.training.augment import varied
@@ -63,8 +64,9 @@ def train(
 ) -> Trained:
     """Train a network on clips, or one for each stream.
 
-    The weights kept are those of the epoch with the lowest loss on a validation part of these clips; where the recipe
-    holds out nothing, those of the last epoch. No test set chooses anything.
+    The weights kept are those of the epoch with the lowest loss on a validation part of these clips, of those in which
+    the network learned to classify (see `Objective.judged_from`); where the recipe holds out nothing, those of the last
+    epoch. No test set chooses anything.
 
     Parameters
     ----------
@@ -100,7 +102,8 @@ def train(
     Raises
     ------
     DataError
-        For a checkpoint of another model, recipe, seed or data, and when the loss is no longer finite.
+        For streams or fusion weights that do not fit, before anything is trained; for a checkpoint of another model,
+        recipe, seed, data, precision or number of processes; and when the loss is no longer finite.
 
     Examples
     --------
@@ -113,16 +116,18 @@ def train(
     (2, ('walk', 'run'))
     """
     check_streams(streams)
+    weights = fusion_weights(streams, fusion)
     recipe = recipe or recipe_for(model)
     preprocess = preprocess or Preprocess.of(clips.skeleton, up=clips.up, **recipe.preprocess)
     dropout = {"dropout": recipe.dropout} if "dropout" in option_names(model) else {}
-    record = _record(model, clips, recipe, preprocess, {**dropout, **recipe.options, **(options or {})}, seed, split)
+    place = device if isinstance(device, Plain) else Plain(device)
+    options = {**dropout, **recipe.options, **(options or {})}
+    record = _record(model, clips, recipe, preprocess, options, seed, split, place)
     if validation is None and recipe.validation:
         clips, validation = hold_out(clips, recipe.validation, seed)
     if validation is not None:
         selection = SelectionRecord(n=len(validation), sha256=_content(validation))
         record = record.model_copy(update={"selection": selection})
-    place = device if isinstance(device, Plain) else Plain(device)
     networks: dict[str, Model] = {}
     curves: dict[str, list[Epoch]] = {}
     for stream in streams:
@@ -139,9 +144,8 @@ def train(
     if record.selection is not None:
         kept = {stream: best_of(epochs).epoch for stream, epochs in curves.items()}
         record = record.model_copy(update={"selection": record.selection.model_copy(update={"epochs": kept})})
-    module = networks["joint"] if tuple(streams) == ("joint",) else Fused(networks, fusion).eval()
-    fused = {"streams": tuple(streams), "fusion": module.weights if isinstance(module, Fused) else (1.0,)}
-    return Trained(module, record.model_copy(update=fused), curves)
+    module = networks["joint"] if tuple(streams) == ("joint",) else Fused(networks, weights).eval()
+    return Trained(module, record.model_copy(update={"streams": tuple(streams), "fusion": weights}), curves)
 
 
 class _Showing:
@@ -195,7 +199,8 @@ def _fit(
                 if progress:
                     last = state.epochs[-1] if state.epochs else None
                     progress(Progress(show.stream, epoch, epochs, step + 1, steps, loss, last))
-        found = measure(module, validation, show) if validation is not None else None
+        judged = (epoch + 1) / epochs > objective.judged_from
+        found = measure(module, validation, show) if judged and validation is not None else None
         done = Epoch(
             epoch=epoch + 1,
             learning_rate=recipe.learning_rate((epoch + 1) / epochs),
@@ -229,20 +234,44 @@ def _step(
 ) -> float:
     """One optimiser step; return its loss."""
     xyz = show(varied(clips.xyz, recipe, clips.up, generator))
-    own = slice(place.rank, None, place.ranks)  # each process takes its share of the batch
+    # Each process takes its share of the batch. One that is left without looks at the first clip, which counts nothing:
+    # all must have the same gradients and buffers to average.
+    own = range(place.rank, len(clips), place.ranks)
+    share = len(own) / len(clips)
+    rows = slice(own.start, None, own.step) if own else slice(1)
     state.optimiser.zero_grad()
-    with place.autocast():
-        loss = state.objective(state.module, xyz[own], clips.labels[own], progress)
-    loss.backward()
+    with _agreed(state, place, share):
+        with place.autocast():
+            loss = state.objective(state.module, xyz[rows], clips.labels[rows], progress)
+        loss.backward()
     parameters = [parameter for group in state.optimiser.param_groups for parameter in group["params"]]
-    place.average([parameter.grad for parameter in parameters if parameter.grad is not None])
-    place.average([buffer for buffer in state.module.buffers() if buffer.is_floating_point()])
+    place.average([parameter.grad for parameter in parameters if parameter.grad is not None], share)
     if recipe.clip_norm:
         nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
     state.optimiser.step()
     mean = loss.detach().float().reshape(1).clone()
-    place.average([mean])
+    place.average([mean], share)
     return mean.item()
+
+
+@contextmanager
+def _agreed(state: State, place: Plain, share: float) -> Iterator[None]:
+    """Let all processes leave with the same buffers, such as the statistics of norms and an objective's prototypes."""
+    if place.ranks == 1:
+        yield
+        return
+    before = [buffer.clone() for buffer in _buffers(state)]
+    yield
+    # Their changes are averaged, not they themselves: what is constant, such as a graph, must not gather rounding.
+    changes = [now - then for now, then in zip(_buffers(state), before, strict=True)]
+    place.average(changes, share)
+    for now, then, change in zip(_buffers(state), before, changes, strict=True):
+        now.copy_(then + change)
+
+
+def _buffers(state: State) -> list[Tensor]:
+    parts = (state.module, state.objective)
+    return [buffer for part in parts for buffer in part.buffers() if buffer.is_floating_point()]
 
 
 def _batches(clips: int, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
@@ -261,7 +290,8 @@ def _optimiser(module: nn.Module, objective: nn.Module, recipe: Recipe) -> torch
     ]
     if recipe.optimiser == "sgd":
         return torch.optim.SGD(groups, lr=recipe.max_lr, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, lr=recipe.max_lr)
+    kind = torch.optim.Adam if recipe.optimiser == "adam" else torch.optim.AdamW
+    return kind(groups, lr=recipe.max_lr)
 
 
 @contextmanager
@@ -285,6 +315,7 @@ def _record(
     options: Mapping[str, Any],
     seed: int,
     split: str | None,
+    place: Plain,
 ) -> WeightsRecord:
     if len(clips) < 2:
         raise DataError(f"{clips.name}: {len(clips)} clips to train on", hint="give at least 2")
@@ -300,6 +331,8 @@ def _record(
         data=DataRecord(name=clips.name, split=split, n=len(clips), synthetic=clips.synthetic, sha256=_content(clips)),
         recipe=settings_of(recipe),
         seed=seed,
+        precision=place.precision,
+        processes=place.ranks,
     )
 
 

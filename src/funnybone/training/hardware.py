@@ -15,6 +15,7 @@ class Plain:
     """One device, float32."""
 
     rank, ranks = 0, 1
+    precision: Precision = "fp32"
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
@@ -23,8 +24,11 @@ class Plain:
         """The context of a forward pass."""
         return nullcontext()
 
-    def average(self, tensors: list[Tensor]) -> None:
-        """Replace tensors by their mean over all processes."""
+    def average(self, tensors: list[Tensor], share: float) -> None:
+        """Replace tensors by their mean over all processes, where this one counts with its share; shares add up to one.
+
+        A batch that does not divide evenly gives some processes more clips: a plain mean would count these for less.
+        """
 
     def wait(self) -> None:
         """Until all processes are here."""
@@ -37,17 +41,18 @@ class _Accelerated(Plain):
         accelerate = _accelerate()
         self._accelerator = accelerate.Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", cpu=cpu)
         super().__init__(self._accelerator.device)
+        self.precision = precision
         self.rank, self.ranks = self._accelerator.process_index, self._accelerator.num_processes
 
     def autocast(self) -> AbstractContextManager[Any]:
         return self._accelerator.autocast()
 
-    def average(self, tensors: list[Tensor]) -> None:
+    def average(self, tensors: list[Tensor], share: float) -> None:
         # One message for all of them. Gradients are averaged here and not by a wrapper around the network, so that an
         # objective may call any part of it.
         if self.ranks == 1 or not tensors:
             return
-        mean = self._accelerator.reduce(torch.cat([tensor.flatten() for tensor in tensors]), "mean")
+        mean = self._accelerator.reduce(share * torch.cat([tensor.flatten() for tensor in tensors]), "sum")
         for tensor, part in zip(tensors, mean.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 

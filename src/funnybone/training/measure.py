@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from funnybone.clips import Clips
 from funnybone.errors import DataError
 from funnybone.metrics.intervals import wilson
+from funnybone.models.modes import evaluating
 from funnybone.models.weights import AccuracyRecord
 
 
@@ -55,7 +56,7 @@ def measure(
     *,
     batch: int = 64,
 ) -> Measured:
-    """Loss and accuracy of a network on clips, where the network lies; its mode is left as it was."""
+    """Loss and accuracy of a network on clips, where the network lies; each module's mode is left as it was."""
     logits, labels = _logits(module, clips, preprocess, batch), clips.labels.cpu()
     loss = F.cross_entropy(logits.float(), labels).item()
     return Measured(loss, (logits.argmax(1) == labels).float().mean().item())
@@ -103,11 +104,6 @@ def _logits(
 ) -> Float[Tensor, "N K"]:
     """Answers in evaluation mode, on the CPU."""
     device = next(module.parameters()).device
-    training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            parts = (part.to(device, torch.float32) for part in clips.xyz.split(batch))
-            return torch.cat([module(preprocess(part) if preprocess else part).cpu() for part in parts])
-    finally:
-        module.train(training)
+    with evaluating(module), torch.no_grad():
+        parts = (part.to(device, torch.float32) for part in clips.xyz.split(batch))
+        return torch.cat([module(preprocess(part) if preprocess else part).cpu() for part in parts])

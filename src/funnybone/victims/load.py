@@ -7,11 +7,13 @@ from typing import Any
 from torch import nn
 
 from funnybone.errors import DataError
-from funnybone.models import hub
+from funnybone.models import hub, names
 from funnybone.models.weights import list_packaged, load_weights, packaged
 from funnybone.skeletons import Skeleton
 from funnybone.victims.base import Victim
 from funnybone.victims.torch import TorchVictim
+
+CHECKPOINTS = (".pt", ".pth", ".ckpt", ".tar", ".bin")  # what torch.save's files are called
 
 
 def create_victim(
@@ -28,9 +30,9 @@ def create_victim(
     ----------
     source : str or Path
         A packaged victim (``"stgcn"`` with ``data="synthetic"``, or ``"stgcn.synthetic"``), a weights file that
-        ``funnybone train`` wrote, such a file on a Hugging Face hub (``"hub:owner/name"``, or
-        ``"hub:owner/name@revision"``), or ``"package.module:function"`` that returns a victim or a
-        ``torch.nn.Module``.
+        ``funnybone train`` or ``funnybone models import`` wrote, such a file on a Hugging Face hub
+        (``"hub:owner/name"``, or ``"hub:owner/name@revision"``), or ``"package.module:function"`` that returns a victim
+        or a ``torch.nn.Module``.
     data : str, optional
         The data set that a packaged victim was trained on.
     device : str
@@ -59,12 +61,49 @@ def create_victim(
     if name in list_packaged():
         path = packaged(name)
     elif not path.exists():
-        known = ", ".join(list_packaged())
+        raise _nothing_there(text, data)
+    elif _is_checkpoint(path):
         raise DataError(
+            f"{path}: a checkpoint does not say which joints, classes and preprocessing it was trained with",
+            hint=f"make a victim of it: {_import(str(path))}",
+        )
+    return _from_file(path, path.stem, device)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether a file is one of torch.save's, by how it begins; of weights files, which can have any name, none is."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(9)
+    weights = head[8:] == b"{"  # behind the length of the header
+    return head.startswith(b"PK\3\4") or (not weights and (head[:1] == b"\x80" or path.suffix.lower() in CHECKPOINTS))
+
+
+def _nothing_there(text: str, data: str | None) -> DataError:
+    """What to say of a name that is no victim's: what there is, and how to get what there is not."""
+    model, _, named = text.partition(".")
+    if model not in names():
+        known = ", ".join(list_packaged())
+        return DataError(
             f"victim {text!r}: neither a packaged victim nor a file",
             hint=f"packaged are {known}; write package.module:function for your own, or train one",
         )
-    return _from_file(path, path.stem, device)
+    own = [name for name in list_packaged() if name.startswith(f"{model}.")]
+    there, data = ", ".join(own or list_packaged()), named or data
+    if own and not data:
+        said = f"the data that it was trained on are missing; packaged are {there}"
+    else:
+        said = f"no weights of {model}{f' for data {data!r}' if data else ''} come with funnybone, only {there}"
+    return DataError(
+        f"victim {text!r}: {said}",
+        hint=f"name one of these; or train one, funnybone train {model} --data DATA --out FILE, or import one, "
+        f"{_import('CHECKPOINT')}, and name that FILE",
+    )
+
+
+def _import(checkpoint: str) -> str:
+    return f"funnybone models import {checkpoint} --skeleton NAME --classes FILE --preprocess NAME --out FILE"
 
 
 def _from_file(path: Path, name: str, device: str) -> Victim:
