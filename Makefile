@@ -19,7 +19,7 @@ demo: $(VENV)/installed  ## attack the embedded victim on the embedded data; rep
 	$(BIN)/funnybone audit
 
 test: lint browser  ## lint, types, and every test that is not slow
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 test-all: lint browser  ## the slow tests too
 	$(BIN)/python -m pytest -m ""

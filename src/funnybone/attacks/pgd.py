@@ -2,18 +2,13 @@
 
 from dataclasses import dataclass
 
-from jaxtyping import Float
-from torch import Tensor
-
-from funnybone.attacks.base import Problem, register_attack
-from funnybone.attacks.gradient import GradientAttack
-from funnybone.errors import DataError
-from funnybone.threat.ball import ball_of
+from funnybone.attacks.ball_steps import BallSteps
+from funnybone.attacks.base import register_attack
 
 
 @register_attack("pgd")
 @dataclass(frozen=True, kw_only=True)
-class PGD(GradientAttack):
+class PGD(BallSteps):
     """Step along the gradient, return to the budget, stop when the victim is fooled.
 
     Needs a threat model with a ball; the step is the steepest one of that ball: the sign of the gradient for
@@ -23,6 +18,10 @@ class PGD(GradientAttack):
     ----------
     steps : int
         Gradient steps for each clip.
+    loss : {"goal", "ce", "margin", "dlr"}
+        What is descended: see `funnybone.attacks.losses`.
+    early_stop : bool
+        Leave a clip as soon as it has fallen; see `GradientAttack`.
     step_size : float
         Length of a step as a share of the ball's radius.
     random_start : bool
@@ -44,17 +43,3 @@ class PGD(GradientAttack):
     steps: int = 40
     step_size: float = 0.1
     random_start: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.step_size < float("inf"):
-            raise DataError(f"attack pgd: step_size is {self.step_size}", hint="give a share of the radius, above zero")
-
-    def start(self, problem: Problem) -> Float[Tensor, "N M T V C"]:
-        ball = ball_of(problem.threat)  # said now, where there is none
-        return ball.sample(problem.clean, problem.chance) if self.random_start else problem.clean
-
-    def step(
-        self, problem: Problem, xyz: Float[Tensor, "N M T V C"], gradient: Float[Tensor, "N M T V C"], k: int
-    ) -> Float[Tensor, "N M T V C"]:
-        return xyz - self.step_size * ball_of(problem.threat).steepest(gradient)

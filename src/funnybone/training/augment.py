@@ -1,19 +1,11 @@
 """Random changes of training clips, vectorised over the batch; what is drawn comes from one generator."""
 
-from collections.abc import Mapping
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from funnybone.models.recipe import Recipe
-
-# For each vertical axis the planes to turn in: the horizontal one first, then those of the two tilts.
-_PLANES: Mapping[str, tuple[tuple[int, int], ...]] = {
-    "x": ((1, 2), (0, 1), (0, 2)),
-    "y": ((0, 2), (1, 0), (1, 2)),
-    "z": ((0, 1), (2, 0), (2, 1)),
-}
+from funnybone.motion.warps import PLANES, at_times, turned
 
 
 def varied(
@@ -31,17 +23,15 @@ def varied(
     if recipe.crop < 1:
         length = recipe.crop + (1 - recipe.crop) * draws[4]
         xyz = stretched(xyz, draws[5] * (1 - length), length)
-    signed = (2 * draws[:4] - 1)[..., None, None, None]
-    xyz = xyz * (1 + recipe.scale * signed[0, ..., None])
+    size, *signed = 2 * draws[:4] - 1
+    xyz = xyz * (1 + recipe.scale * size)[:, None, None, None, None]
     if xyz.shape[-1] != 3:
         return xyz
     angles = (recipe.rotation, recipe.tilt, recipe.tilt)
-    axes = list(xyz.unbind(-1))
-    for (a, b), largest, draw in zip(_PLANES[up], angles, signed[1:], strict=True):
+    for plane, largest, draw in zip(PLANES[up], angles, signed, strict=True):
         if largest:
-            cos, sin = torch.cos(largest * draw), torch.sin(largest * draw)
-            axes[a], axes[b] = cos * axes[a] - sin * axes[b], sin * axes[a] + cos * axes[b]
-    return torch.stack(axes, -1)
+            xyz = turned(xyz, plane, largest * draw)
+    return xyz
 
 
 def stretched(
@@ -49,8 +39,7 @@ def stretched(
 ) -> Float[Tensor, "N M T V C"]:
     """The part of each clip that begins at ``start`` and is ``length`` long (shares of the clip), in as many frames.
 
-    Positions between two frames lie on the line between them; where a person is absent in one of the two, the nearer
-    frame is taken.
+    A person is absent where all joints are zero; `at_times` says what lies between two frames.
 
     Examples
     --------
@@ -58,13 +47,6 @@ def stretched(
     >>> stretched(xyz, torch.tensor([0.5]), torch.tensor([0.5])).flatten()
     tensor([3.0000, 3.5000, 4.0000, 4.5000, 5.0000])
     """
-    n, _, frames = xyz.shape[:3]
+    frames = xyz.shape[2]
     times = (start[:, None] + length[:, None] * torch.linspace(0, 1, frames, device=xyz.device)) * (frames - 1)
-    before = times.floor().long().clamp(0, frames - 1)
-    after = (before + 1).clamp(max=frames - 1)
-    clips = torch.arange(n, device=xyz.device)[:, None]
-    frame_first = xyz.transpose(1, 2)
-    low, high = frame_first[clips, before], frame_first[clips, after]
-    share = (times - before).to(xyz.dtype).view(n, frames, 1, 1, 1)
-    both = ((low != 0).flatten(3).any(3) & (high != 0).flatten(3).any(3))[..., None, None]
-    return torch.where(both, low + share * (high - low), torch.where(share < 0.5, low, high)).transpose(1, 2)
+    return at_times(xyz, times, (xyz != 0).flatten(3).any(3))

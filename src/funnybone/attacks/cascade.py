@@ -1,0 +1,258 @@
+"""A cascade of attacks: the cheap ones first, each next one on the clips that still stand."""
+
+import ast
+import copy
+import dataclasses
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from funnybone.attacks.base import TOLERANCE, Attack, Problem, Progress, Trace, achieved, create_attack, register_attack
+from funnybone.chance import Chance
+from funnybone.clips import Clips
+from funnybone.errors import DataError
+from funnybone.outcome import Outcome
+from funnybone.threat.ball import L2, Linf
+from funnybone.threat.base import Threat, parts_of
+from funnybone.victims.access import LEVELS, Access
+from funnybone.victims.base import Victim
+
+# A stage, with all its runs, draws far less often than this, so that no two stages are given the same numbers.
+_DRAWS_OF_A_STAGE = 1 << 40
+
+_QUICK = ("fgsm", "pgd steps=20", "apgd steps=50 loss=dlr", "smart steps=100")
+_STANDARD = ("fgsm", "pgd", "apgd", "ddn", "smart", "apgd loss=dlr targets=9", "fab targets=9")
+_RANDOM = ("apgd", "apgd loss=dlr", "smart")
+_ADAPTIVE = (
+    "pgd steps=100 step_size=0.05 loss=margin",
+    "mifgsm steps=50 step_size=0.05 loss=dlr",
+    "smart steps=400 loss=margin",
+    "apgd restarts=5",
+    "apgd loss=margin restarts=5",
+    "apgd loss=dlr restarts=5",
+    "apgd loss=dlr targets=9 restarts=2",
+    "fab targets=9 restarts=2",
+    "ddn steps=300 loss=dlr",
+    "cw",
+)
+
+
+def stage(text: str) -> Attack:
+    """Return the attack that a stage's text names: a name and its settings, ``name key=value key=value``.
+
+    Examples
+    --------
+    >>> stage("pgd steps=20 random_start=False").random_start
+    False
+    """
+    name, *pairs = text.split() or [""]
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise DataError(f"attack cascade: stage {text!r}: {pair!r} is not a setting", hint="write key=value")
+        settings[key] = _literal(value)
+    if name == "cascade":
+        raise DataError("attack cascade: a stage cannot be a cascade", hint="write its stages instead")
+    return create_attack(name, **settings)
+
+
+def _literal(text: str) -> Any:
+    """A Python literal, or the text itself where it is none: 20, 0.1, True, (1,2), dlr."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+@dataclass(frozen=True)
+class CascadeTrace(Trace):
+    """Also which stage made the iterate of each clip, and why stages could not run."""
+
+    stage: Int[Tensor, " N"]
+    refused: dict[str, str]
+
+
+@register_attack("cascade")
+@dataclass(frozen=True, kw_only=True)
+class Cascade(Attack):
+    """Attack with one stage after another, each on the clips that all before it left standing.
+
+    The worst case over several attacks for little more than the price of the cheap ones, since most clips fall to
+    these: AutoAttack's order of things, with attacks that know motion, masks and metres. After each stage the victim
+    is asked once more about what the stage hands back (`draws` times where it is stochastic; more than half of the
+    answers must be those wanted): no stage is believed, and of a clip that never falls the iterate that misses the goal
+    least is kept. A budget of queries is for all stages together, in their order.
+
+    A stage that refuses the threat model or the goal before it has asked anything is left out: steps in a ball need
+    one, searches for the smallest displacement need none. Where none of the stages can run, that is an error. A stage
+    that can search in several norms, and says none, searches in that of the ball. The outcome's provenance has
+    ``felled_by``, a stage or None for each clip, and ``left_out``, stages and why.
+
+    Presets (worst cost for each clip, in gradients, where there is a ball and nothing falls):
+
+    - ``quick``: FGSM, PGD, APGD and SMART; 170.
+    - ``standard``, the default: the same with more steps, DDN, targeted APGD and targeted FAB; 2,200.
+    - ``random``, for victims whose answers differ: APGD with both losses, and SMART; 400 times ``draws`` of the call.
+      No stage that looks for the exact border, which such a victim does not have.
+    - ``adaptive``, for victims made to resist: every loss that is flat nowhere or does not know the scale of logits,
+      smaller steps, more restarts; 6,500.
+
+    Parameters
+    ----------
+    stages : tuple of str
+        What is run, in this order: names of attacks with their settings, as in ``"apgd loss=dlr restarts=5"``. A stage
+        may need less access than gradients, and is given no more than it needs.
+
+    References
+    ----------
+    Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks",
+    ICML 2020, section 5 (AutoAttack). The stages are this library's choice: AutoAttack's are APGD, targeted APGD,
+    targeted FAB and Square, and, for random victims, APGD with two losses.
+
+    Examples
+    --------
+    >>> import funnybone as fb
+    >>> victim, clips = fb.create_victim("stgcn", data="synthetic"), fb.load_data("synthetic", split="test")[:2]
+    >>> attack = fb.create_attack("cascade", stages=("fgsm", "smart steps=2 step_size=0.05"))
+    >>> outcome = attack(victim, clips)
+    >>> outcome.provenance["left_out"]
+    {'fgsm': 'threat model Unbounded() has no ball; add a budget in metres, for example linf:0.02'}
+    """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "quick": {"stages": _QUICK},
+        "standard": {"stages": _STANDARD},
+        "random": {"stages": _RANDOM},
+        "adaptive": {"stages": _ADAPTIVE},
+    }
+
+    stages: tuple[str, ...] = _STANDARD
+
+    def __post_init__(self) -> None:
+        if isinstance(self.stages, str) or not self.stages:
+            raise DataError(f"attack cascade: stages is {self.stages!r}", hint='give some, as in ("fgsm", "pgd")')
+        self.attacks()  # said now, where one is none
+
+    def attacks(self) -> tuple[Attack, ...]:
+        """Return the attacks that the stages name."""
+        return tuple(map(stage, self.stages))
+
+    @property
+    def access(self) -> Access:  # type: ignore[override]
+        """The most that a stage needs, and scores at least: by these the cascade compares what stages hand back."""
+        return max(("scores", *(attack.access for attack in self.attacks())), key=LEVELS.index)
+
+    def __call__(self, victim: Victim, clips: Clips, **how: Any) -> Outcome:
+        """Attack the clips that the victim gets right: see `Attack.__call__` for what can be said.
+
+        Returns
+        -------
+        Outcome
+            With ``felled_by`` and ``left_out`` in its provenance.
+        """
+        by = torch.full((len(clips),), -1)
+        refused: dict[str, str] = {}
+
+        def noting(problem: Problem, progress: Progress) -> Trace:
+            trace = self.run(problem, progress)
+            by[problem.rows.cpu()] = trace.stage.cpu()
+            refused.update(trace.refused)
+            return trace
+
+        noted = copy.copy(self)
+        object.__setattr__(noted, "run", noting)  # a trace has no room for notes; the attack itself stays as it is
+        outcome = Attack.__call__(noted, victim, clips, **how)
+        for why in dict.fromkeys(refused.values()):
+            left_out = ", ".join(text for text in refused if refused[text] == why)
+            logging.getLogger("funnybone").warning("attack cascade leaves out %s: %s", left_out, why)
+        felled = torch.where(outcome.success, by, -1).tolist()
+        notes = {"felled_by": [self.stages[row] if row >= 0 else None for row in felled], "left_out": refused}
+        return dataclasses.replace(outcome, provenance=outcome.provenance | notes)
+
+    def run(self, problem: Problem, progress: Progress) -> CascadeTrace:
+        total, device = len(problem), problem.clean.device
+        best, missed = problem.clean.clone(), torch.full((total,), torch.inf, device=device)
+        steps = torch.zeros(total, dtype=torch.long, device=device)
+        by = torch.full_like(steps, -1)
+        solved, blind = torch.zeros(2, total, dtype=torch.bool, device=device)
+        refused: dict[str, str] = {}
+        for number, (text, attack) in enumerate(zip(self.stages, self.attacks(), strict=True)):
+            standing = ~solved & problem.can_ask()
+            if not bool(standing.any()):
+                break
+            # A stage's own source: how often the stages before it drew depends on when their last clip left.
+            chance = Chance(problem.chance.keys, problem.chance.drawn + number * _DRAWS_OF_A_STAGE)
+            asked = narrowed(problem.victim, attack.access)
+            part = dataclasses.replace(problem, victim=asked, chance=chance, state={}).keep(standing)
+            attack = in_norm_of_ball(attack, problem.threat) if "norm=" not in text else attack
+
+            def tell(_: int, won: int, __: int, before: int = int(solved.sum())) -> None:
+                progress(before + won, before + won, total)
+
+            left = asked.remaining(part.rows)
+            try:
+                trace = attack.run(part, tell)
+            except DataError as error:
+                if not torch.equal(left, asked.remaining(part.rows)):
+                    raise
+                refused[text] = str(error)
+                continue
+            fallen, margin = confirmed(problem.keep(standing), trace)
+            place = standing.nonzero().flatten()
+            nearer = fallen | (margin < missed[place])
+            best[place[nearer]], missed[place[nearer]] = trace.xyz[nearer], margin[nearer]
+            by[place[nearer]] = number
+            steps[place] += trace.steps
+            solved[place], blind[place] = fallen, blind[place] | trace.zero_gradient
+        if len(refused) == len(set(self.stages)):
+            why = "; ".join(f"{text}: {reason}" for text, reason in refused.items())
+            raise DataError(f"attack cascade: none of its stages can run: {why}", hint="name others in stages")
+        progress(total, int(solved.sum()), total)
+        return CascadeTrace(best, solved, steps, blind, by, refused)
+
+
+def in_norm_of_ball(attack: Attack, threat: Threat) -> Attack:
+    """Return an attack that can search in several norms with the one in which the threat model has a ball."""
+    norms: dict[type[Threat], str] = {Linf: "linf", L2: "l2"}
+    norm = next((norms[type(part)] for part in parts_of(threat) if type(part) in norms), None)
+    if norm is None or "norm" not in attack.settings():
+        return attack
+    return dataclasses.replace(attack, norm=norm)  # type: ignore[call-arg]
+
+
+def narrowed(asked: Any, access: Access) -> Any:
+    """Return a view of a victim that answers questions of this kind and no more.
+
+    Examples
+    --------
+    >>> asked = SimpleNamespace(labels=1, scores=2, logits=3, remaining=4)
+    >>> narrowed(asked, "scores")
+    namespace(labels=1, scores=2, remaining=4)
+    """
+    questions = ("labels", "scores", "logits")[: LEVELS.index(access) + 1]
+    return SimpleNamespace(**{question: getattr(asked, question) for question in (*questions, "remaining")})
+
+
+def confirmed(problem: Problem, trace: Trace) -> tuple[Bool[Tensor, " N"], Float[Tensor, " N"]]:
+    """Return which clips have fallen to a stage, asked of the victim anew, and by how much each misses the goal.
+
+    A clip without queries left is what its stage says it is. One outside of the threat model has not fallen.
+    """
+    fallen = trace.fallen.clone()
+    margin = torch.where(fallen, -torch.inf, torch.finfo(torch.float32).max)
+    asked = problem.can_ask()
+    if bool(asked.any()):
+        part = problem.keep(asked)
+        logits, share = part.score(
+            trace.xyz[asked], lambda logits, reference: achieved(problem.goal, logits, reference).float()
+        )
+        fallen[asked], margin[asked] = share > 0.5, problem.goal.margin(logits, part.reference)
+    inside = problem.threat.violation(problem.clean, trace.xyz) <= TOLERANCE
+    return fallen & inside, torch.where(inside, margin, torch.inf)

@@ -1,0 +1,84 @@
+"""What holds of every registered attack, and of every one of a kind."""
+
+import pytest
+import torch
+
+import funnybone as fb
+from funnybone.attacks import attacks
+from funnybone.attacks.minimum_norm import MinimumNormAttack
+from funnybone.testing import check_attack, linear_victim, random_clips
+from funnybone.threat import L2, Linf
+
+# Enough steps to succeed, and few enough for a test; an attack that is not here is examined as it comes.
+SETTINGS = {
+    "pgd": {"steps": 20},
+    "mifgsm": {"steps": 20},
+    "dim": {"steps": 20},
+    "smart": {"steps": 60},
+    "apgd": {"steps": 20},
+    "cw": {"steps": 60},
+    "ddn": {"steps": 60},
+    "fab": {"steps": 40},
+    "ciasa": {"steps": 40},
+    "iaa": {"steps": 60},
+}
+# Bones do not change within 20 mm of every coordinate by as much as this one needs.
+THREATS = {"bonelength": Linf(0.2)}
+NEAREST = sorted(name for name in attacks.names() if issubclass(attacks[name], MinimumNormAttack))
+
+
+@pytest.mark.parametrize("name", attacks.names())
+def test_the_exam(name):
+    check_attack(fb.create_attack(name, **SETTINGS.get(name, {})), threat=THREATS.get(name))
+
+
+@pytest.mark.parametrize("name", NEAREST)
+def test_the_nearest_clip_is_near(name):
+    clips = random_clips(6, persons=2, absent=True)
+    victim = linear_victim(clips, distance=0.05)
+    outcome = fb.create_attack(name, **SETTINGS[name])(victim, clips)
+    assert outcome.success.all()
+    way = L2(1.0).distance(clips.xyz, outcome.adversarial.xyz)
+    assert way.min() > 0.0499  # nothing nearer can succeed
+    assert way.max() < 1.05 * 0.05
+
+
+@pytest.mark.parametrize("name", NEAREST)
+def test_a_ball_bounds_what_the_nearest_clip_may_be(name):
+    clips = random_clips(4)
+    victim = linear_victim(clips, distance=0.05)
+    attack = fb.create_attack(name, **SETTINGS[name])
+    assert attack(victim, clips, threat=L2(0.055)).success.all()
+    assert not attack(victim, clips, threat=L2(0.045)).success.any()
+
+
+@pytest.mark.parametrize("name", attacks.names())
+def test_far_from_the_origin_and_below_zero_budgets_hold(name):
+    clips = random_clips(4)
+    clips = clips.with_xyz(clips.xyz - 50)
+    victim = linear_victim(clips, distance=0.05)
+    threat = THREATS.get(name, Linf(0.02))
+    outcome = fb.create_attack(name, **SETTINGS.get(name, {}))(victim, clips, threat=threat)
+    assert outcome.violation.max() <= 1e-6
+    assert (outcome.adversarial.xyz - clips.xyz).abs().max() <= threat.radius + 4e-6  # float32 at 50 m
+
+
+@pytest.mark.parametrize("goal", [fb.goals.AnythingButTop(2), fb.goals.Specified(3), fb.goals.Specified()])
+@pytest.mark.parametrize("name", attacks.names())
+def test_every_goal_is_judged_as_it_says(name, goal):
+    clips = random_clips(6)
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(8 * 17 * 3, 12), torch.nn.Tanh(), torch.nn.Linear(12, 5)
+    )
+    victim = fb.TorchVictim(module, skeleton=clips.skeleton, classes=5)
+    clips = fb.Clips(**{**vars(clips), "labels": victim.labels(clips.xyz), "classes": victim.classes})
+    outcome = fb.create_attack(name, **SETTINGS.get(name, {}))(victim, clips, goal=goal, threat=Linf(0.3))
+    rank = victim.logits(outcome.adversarial.xyz).argsort(1, descending=True)
+    if isinstance(goal, fb.goals.Specified):
+        holds = rank[:, 0] == outcome.reference
+        assert (outcome.reference != clips.labels)[outcome.attacked].all()
+    else:
+        holds = (rank[:, :2] != clips.labels[:, None]).all(1)
+    assert torch.equal(outcome.success, outcome.attacked & holds & (outcome.violation <= 1e-6))
+    assert outcome.success.any() or name in ("bonelength", "ciasa", "iaa", "smart")  # not bound to succeed in few steps
