@@ -121,8 +121,9 @@ class CIASA(GradientAttack):
     and targeted; spatial realignment of bones; temporal smoothness; anthropomorphic plausibility learned against
     clean motion; modes that move some joints only. From the literature: the weighted sum, second differences, the
     matrix of bone angles, least squares, Adam. Ours: that gradients are taken through the realignment and scaled before
-    they are weighted; the form of the realignment (`funnybone.motion.kinematics.realign`) and that it holds together with the bounds; the way the
-    bound grows; goals other than targeted ones; a discriminator for each clip (`funnybone.attacks.plausibility`) with
+    they are weighted; the form of the realignment (`funnybone.motion.kinematics.realign`) and that it holds together
+    with the bounds; the way the bound grows; goals other than targeted ones; a discriminator for each clip
+    (`funnybone.attacks.plausibility`) with
     one hidden layer; and **every default** but ``rate``, which is that of published re-implementations. Those, in the
     code of BEAT and of RobustBenchHAR, neither realign bones nor let the discriminator's gradient reach the motion:
     figures that tables call CIASA after them are of another attack.

@@ -26,8 +26,8 @@ class DDN(MinimumNormAttack):
 
     Nothing is counted in pixels: steps are shares of ``eps``, and ``eps`` begins where the first gradient predicts the
     border (the paper's begin at 1, in units of an image's range). Where a saturated victim makes that far too much, it
-    is halved until the clip first no longer falls. Of a victim without any gradient the clip stays clean; published code
-    moves it at random.
+    is halved until the clip first no longer falls. Of a victim without any gradient the clip stays clean; published
+    code moves it at random.
 
     Parameters
     ----------
