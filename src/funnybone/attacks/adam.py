@@ -15,10 +15,10 @@ def evened(gradient: Float[Tensor, "N M T V C"], where: Bool[Tensor, "N ..."]) -
 
     Examples
     --------
-    >>> gradient = torch.tensor([3e-30, -3e-30, 5.0]).reshape(1, 1, 3, 1, 1)
+    >>> gradient = torch.tensor([6e-30, -8e-30, 5.0]).reshape(1, 1, 3, 1, 1)
     >>> where = torch.tensor([True, True, False]).reshape(1, 1, 3, 1, 1)
     >>> evened(gradient, where).flatten()
-    tensor([ 1., -1.,  0.])
+    tensor([ 0.8485, -1.1314,  0.0000])
     """
     gradient = largest_one(torch.where(where, gradient, 0))  # squares of a sure victim's gradient would vanish
     size = masked_mean(gradient.square(), where).sqrt().nan_to_num()

@@ -84,8 +84,8 @@ class CIASA(GradientAttack):
     to the leaves), and what is left of a violation is taken back on the way to the clean pose, in each frame, along
     poses whose bones are right. Gradients are taken through the realignment, so that they say where a joint can go and
     what it takes along, and not how to stretch a bone. The three are scaled to root mean square one over a clip before
-    they are weighted, so that the balance does not depend on how sure the victim is; with ``smoothness + plausibility``
-    below one the attack cannot stall.
+    they are weighted, so that the balance does not depend on how sure the victim is; with ``smoothness +
+    plausibility`` below one the attack cannot stall.
 
     Any goal and any threat model will do. Where a threat model holds joints still (`funnybone.threat.Mask`), a joint
     moves only if all that hang on it may: bones that must keep their length carry whatever hangs on them.
@@ -123,10 +123,9 @@ class CIASA(GradientAttack):
     matrix of bone angles, least squares, Adam. Ours: that gradients are taken through the realignment and scaled before
     they are weighted; the form of the realignment (`funnybone.motion.kinematics.realign`) and that it holds together
     with the bounds; the way the bound grows; goals other than targeted ones; a discriminator for each clip
-    (`funnybone.attacks.plausibility`) with
-    one hidden layer; and **every default** but ``rate``, which is that of published re-implementations. Those, in the
-    code of BEAT and of RobustBenchHAR, neither realign bones nor let the discriminator's gradient reach the motion:
-    figures that tables call CIASA after them are of another attack.
+    (`funnybone.attacks.plausibility`) with one hidden layer; and **every default** but ``rate``, which is that of
+    published re-implementations. Those, in the code of BEAT and of RobustBenchHAR, neither realign bones nor let the
+    discriminator's gradient reach the motion: figures that tables call CIASA after them are of another attack.
 
     Examples
     --------

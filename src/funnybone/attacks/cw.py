@@ -8,7 +8,8 @@ from torch import Tensor
 
 from funnybone.attacks.adam import adam
 from funnybone.attacks.base import Problem, register_attack
-from funnybone.attacks.minimum_norm import MinimumNormAttack, Visit, length, per_clip, to_border
+from funnybone.attacks.border import falling, length, per_clip, to_border
+from funnybone.attacks.minimum_norm import MinimumNormAttack, Visit, held_still
 from funnybone.errors import DataError
 
 
@@ -35,14 +36,16 @@ class CW(MinimumNormAttack):
     binary_searches : int
         Searches, each with a c of its own; 9 in the published code.
     step_size : float
-        How far Adam moves a coordinate in one step, as a share of the root mean square displacement, over the
+        How far Adam moves a coordinate in the first step of a search, as a share of the root mean square, over the
         coordinates that count, of the predicted way to the border.
+    last_step : float
+        The same in the last one; steps fall along half a cosine. The published code's do not.
     first_c : float
         c of the first search, in units of that at which a linear victim just falls. At 1 nothing is won there.
     kappa : float
         Confidence, in logits: by how much the goal must be more than achieved. Zero is the border itself.
     abort_early : bool
-        End a clip's search when a tenth of the steps has not lowered its objective by a ten-thousandth.
+        End a clip's search when a tenth of the steps has not lowered the least of its objective by a ten-thousandth.
 
     References
     ----------
@@ -62,6 +65,7 @@ class CW(MinimumNormAttack):
 
     binary_searches: int = 5
     step_size: float = 0.5
+    last_step: float = 0.05
     first_c: float = 2.0
     kappa: float = 0.0
     abort_early: bool = True
@@ -70,7 +74,7 @@ class CW(MinimumNormAttack):
         super().__post_init__()
         if self.binary_searches < 1:
             raise DataError(f"attack cw: binary_searches is {self.binary_searches}", hint="give at least 1")
-        for name in ("step_size", "first_c"):
+        for name in ("step_size", "last_step", "first_c"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise DataError(f"attack cw: {name} is {getattr(self, name)}", hint="give a number above zero")
         if not 0 <= self.kappa < float("inf"):
@@ -88,7 +92,7 @@ class CW(MinimumNormAttack):
             state["high"] = torch.where(state["won"], state["c"], state["high"])
             state["c"] = next_c(state["low"], state["high"])
             state["way"] = torch.where(state["high"].isfinite(), kept, 2 * state["way"])
-        state["lowest"] = torch.full_like(kept, torch.inf)
+        state["lowest"], state["before"] = torch.full((2, len(kept)), torch.inf, device=kept.device)
         for moment in [key for key in state if key.startswith("adam.")]:
             del state[moment]
         return problem.clean
@@ -96,6 +100,7 @@ class CW(MinimumNormAttack):
     def _predict(self, problem: Problem) -> None:
         """Ask once how far the border is, were the victim linear, and at which c Adam would end there."""
         _, margin, gradient = self.asked(problem, problem.clean, self.objective(problem))
+        gradient = held_still(problem, gradient)
         missing = (margin + self.kappa).clamp(min=torch.finfo(margin.dtype).tiny)
         way = torch.minimum(length(to_border(missing, gradient, "l2"), "l2"), problem.state["reach"])
         # At the border 2 d = c w, and |w| is what is missing over the way.
@@ -116,16 +121,18 @@ class CW(MinimumNormAttack):
         state = problem.state
         price = torch.where(visit.loss + self.kappa > 0, state["c"], 0)
         gradient = 2 * (xyz - problem.clean) + per_clip(price) * visit.gradient
-        size = self.step_size * state["way"] / state["coordinates"].sqrt()
+        share = falling(self.step_size, self.last_step, k, self.steps)
+        size = share * state["way"] / state["coordinates"].sqrt()
         return xyz - per_clip(size) * adam(state, "adam", gradient, k)
 
     def converged(self, problem: Problem, visit: Visit, k: int) -> Bool[Tensor, " N"]:
-        if not self.abort_early or k % max(self.steps // 10, 1):
-            return torch.zeros_like(visit.fallen)
         state = problem.state
         objective = visit.norm.square() + state["c"] * (visit.loss + self.kappa).clamp(min=0)
-        done = objective > 0.9999 * state["lowest"]
-        state["lowest"] = objective
+        state["lowest"] = torch.minimum(state["lowest"], objective)
+        if not self.abort_early or k % max(self.steps // 10, 1):
+            return torch.zeros_like(visit.fallen)
+        done = state["lowest"] > 0.9999 * state["before"]
+        state["before"] = state["lowest"]
         return done
 
 

@@ -1,15 +1,16 @@
 """DDN (Rony et al., 2019): the smallest L2 displacement, its direction and its norm decoupled."""
 
-import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from funnybone.attacks.base import Problem, register_attack
+from funnybone.attacks.border import falling, length, per_clip, to_border, unit
 from funnybone.attacks.losses import Loss, Objective, objective
-from funnybone.attacks.minimum_norm import MinimumNormAttack, Visit, length, per_clip, to_border
+from funnybone.attacks.minimum_norm import MinimumNormAttack, Visit
 from funnybone.errors import DataError
 from funnybone.goals import AnythingBut
 
@@ -17,17 +18,17 @@ from funnybone.goals import AnythingBut
 @register_attack("ddn")
 @dataclass(frozen=True, kw_only=True)
 class DDN(MinimumNormAttack):
-    """Turn the displacement by the gradient, and set its norm apart: shorter where it fooled the victim, else longer.
+    """Turn the displacement by the gradient, and set its norm apart: shorter where the clip had fallen, else longer.
 
-    A step adds the unit gradient to the displacement, times a step that falls along a cosine, and then scales the sum
-    to the clip's norm ``eps``, which is multiplied by ``1 - gamma`` where the clip had fallen and by ``1 + gamma``
-    where not. So no price of the norm must be searched for, and the clip stays at the border while it turns towards its
-    nearest point. Any goal and any threat model will do.
+    A step adds the unit gradient to the displacement, times a step size that falls along a cosine, and then scales the
+    sum to the clip's norm ``eps``, which is multiplied by ``1 - gamma`` where the clip had fallen and by ``1 + gamma``
+    where not. So no price of the norm must be searched for, and the clip stays at the border while it turns towards
+    the border's nearest point. Any goal and any threat model will do; in a ball ``eps`` grows no further than that.
 
-    Nothing is counted in pixels: steps are shares of ``eps``, and ``eps`` begins where the first gradient predicts the
-    border (the paper's begin at 1, in units of an image's range). Where a saturated victim makes that far too much, it
-    is halved until the clip first no longer falls. Of a victim without any gradient the clip stays clean; published
-    code moves it at random.
+    Nothing is counted in pixels: step sizes are shares of ``eps``, and ``eps`` begins where the first gradient
+    predicts the border (the paper's begins at 1, in units of an image's range). Where a saturated victim makes that far
+    too much, it is halved until the clip first no longer falls. A clip without any gradient stays as it is, and the
+    outcome says so; published code moves it at random.
 
     Parameters
     ----------
@@ -56,6 +57,8 @@ class DDN(MinimumNormAttack):
     True
     """
 
+    stays_inside: ClassVar[bool] = True
+
     loss: Loss = "margin"
     gamma: float = 0.05
     step_size: float = 1.0
@@ -81,27 +84,12 @@ class DDN(MinimumNormAttack):
             predicted = length(to_border(visit.margin, visit.gradient, "l2"), "l2")
             state["eps"] = torch.minimum(predicted, state["reach"])
             state["missed"] = torch.zeros_like(visit.fallen)
-            grown = torch.full_like(predicted, 1 + self.gamma)
         else:
             # What a threat model takes off each time must not let eps grow without end.
             state["eps"] = torch.minimum(state["eps"], 2 * visit.norm)
             state["missed"] = state["missed"] | ~visit.fallen
-            shrunk = torch.where(state["missed"], 1 - self.gamma, 0.5)
-            grown = torch.where(visit.fallen, shrunk, 1 + self.gamma)
-        share = self.last_step + (self.step_size - self.last_step) * (1 + math.cos(math.pi * k / self.steps)) / 2
-        way = unit(to_border(torch.ones_like(visit.loss), visit.gradient, "l2"))
-        turned = unit(xyz - problem.clean + per_clip(share * state["eps"]) * way)
-        state["eps"] = state["eps"] * grown
+        shorter = torch.where(state["missed"], 1 - self.gamma, 0.5)
+        share = falling(self.step_size, self.last_step, k, self.steps)
+        turned = unit(xyz - problem.clean - per_clip(share * state["eps"]) * unit(visit.gradient))
+        state["eps"] = state["eps"] * torch.where(visit.fallen, shorter, 1 + self.gamma)
         return problem.clean + per_clip(state["eps"]) * turned
-
-
-def unit(change: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N M T V C"]:
-    """Return displacements of L2 norm one in the same directions; zero stays zero.
-
-    Examples
-    --------
-    >>> unit(torch.tensor([3.0, 0.0, -4.0]).reshape(1, 1, 1, 1, 3)).flatten()
-    tensor([ 0.6000,  0.0000, -0.8000])
-    """
-    size = length(change, "l2")
-    return change / per_clip(torch.where(size > 0, size, 1))

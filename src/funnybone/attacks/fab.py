@@ -9,8 +9,9 @@ from torch import Tensor
 
 from funnybone.attacks.apgd import Towards, wanted_classes
 from funnybone.attacks.base import Problem, register_attack
+from funnybone.attacks.border import Norm, length, limited, per_clip, to_border
 from funnybone.attacks.losses import Objective
-from funnybone.attacks.minimum_norm import MinimumNormAttack, Norm, Visit, length, limited, per_clip, to_border
+from funnybone.attacks.minimum_norm import MinimumNormAttack, Visit, held_still
 from funnybone.errors import DataError
 from funnybone.goals import Goal, lead
 
@@ -51,7 +52,7 @@ class FAB(MinimumNormAttack):
         highest others must be passed too, which is this library's extension. SA has but its own class.
     restarts : int
         Searches, each through all targets; all but the first begin at random, half as far away as the nearest clip
-        that was found (or the one that missed the goal least).
+        that was found (or the one that missed the goal least), or as a ball's surface where that is nearer.
     patience : int
         See above; 0 for never.
 
@@ -120,8 +121,9 @@ class FAB(MinimumNormAttack):
         shape = problem.clean.shape[1:]
         cube = self.norm == "linf"
         way = 2 * problem.chance.uniform(*shape) - 1 if cube else problem.chance.normal(*shape)
-        way = torch.where(state["free"][..., None], way, 0)
-        return problem.clean + per_clip(0.5 * kept / length(way, self.norm).clamp(min=1e-12)) * way
+        way = held_still(problem, way)
+        size = 0.5 * torch.minimum(kept, state["bound"])
+        return problem.clean + per_clip(size / length(way, self.norm).clamp(min=1e-12)) * way
 
     def objective(self, problem: Problem) -> Objective:
         if "target" in problem.state:
@@ -151,26 +153,31 @@ class FAB(MinimumNormAttack):
         """Return the margin, and its gradient, of the border to step onto."""
         goal = problem.goal
         loss, gradient = visit.loss, visit.gradient
-        distance = self._signed(loss, gradient)
+        distance = self._signed(goal, loss, gradient)
         for rank in range(1, min(self.classes, visit.logits.shape[1] - goal.place)):
             able = problem.can_ask()
             if not bool(able.any()):
                 break
             part = problem.keep(able)
             _, other, slope = self.asked(part, xyz[able], ranked(goal, goal.place + rank))
-            there = self._signed(other, slope)
+            slope = held_still(part, slope)
+            there = self._signed(goal, other, slope)
             # To leave a class one border must be crossed, to enter one all of them.
             better = there < distance[able] if goal.away else there > distance[able]
-            chosen = able.nonzero().flatten()[better & torch.isfinite(there)]
-            loss, gradient, distance = loss.clone(), gradient.clone(), distance.clone()
-            taken = better & torch.isfinite(there)
-            loss[chosen], gradient[chosen], distance[chosen] = other[taken], slope[taken], there[taken]
+            place = able.nonzero().flatten()[better]
+            loss, gradient, distance = (
+                old.index_put((place,), new[better])
+                for old, new in ((loss, other), (gradient, slope), (distance, there))
+            )
         return loss, gradient
 
-    def _signed(self, loss: Float[Tensor, " N"], gradient: Float[Tensor, "N M T V C"]) -> Float[Tensor, " N"]:
-        """The distance to a border, negative beyond it; infinite where nothing leads there."""
-        size = length(to_border(loss, gradient, self.norm), self.norm)
-        return torch.where((size > 0) | (loss == 0), size, torch.inf) * loss.sign()
+    def _signed(
+        self, goal: Goal, loss: Float[Tensor, " N"], gradient: Float[Tensor, "N M T V C"]
+    ) -> Float[Tensor, " N"]:
+        """The distance to a border, negative beyond it; where nothing leads there, one that is never chosen."""
+        size = length(to_border(loss, gradient, self.norm), self.norm) * loss.sign()
+        never = torch.inf if goal.away else -torch.inf
+        return torch.where((gradient != 0).flatten(1).any(1), size, never)
 
     def _wait(self, state: dict[str, Tensor], visit: Visit) -> None:
         """Count the steps since a clip's way in this search became shorter."""

@@ -286,17 +286,15 @@ class IAA(GradientAttack):
             delta = angles_cut(clips, delta, 0.98 * self.angle_limit)
             delta = speeds_cut(clips, delta, 0.98 * self.speed_limit, self.speed_floor)
             xyz = problem.constrain(clean + delta)
-        found, open_ = clean.clone(), clips.valid.any(2)
+        found, left = clean.clone(), clips.valid.any(2)
         for share in SHARES:
             tried = problem.constrain(clean + share * (xyz - clean)) if share < 1 else xyz
-            inside = problem.threat.violation(clean, tried) <= 0
-            good = open_ & inside[:, None] & (self.excess(clips, tried) <= self.tolerance)
-            found = torch.where(good[:, :, None, None, None], tried, found)
-            open_ = open_ & ~good
-            if not bool(open_.any()):
+            good = left & (self.excess(clips, tried) <= self.tolerance)
+            found, left = torch.where(good[:, :, None, None, None], tried, found), left & ~good
+            if not bool(left.any()):
                 break
-        inside = (problem.threat.violation(clean, found) <= 0) & (self.excess(clips, found) <= self.tolerance).all(1)
-        return found, inside
+        inside = problem.threat.violation(clean, found) <= 0  # persons may have gone different shares of the way
+        return found, inside & (self.excess(clips, found) <= self.tolerance).all(1)
 
     def _descended(self, goal: Goal) -> Objective:
         plain = objective(self.loss, goal)

@@ -1,87 +1,23 @@
 """What the attacks share that look for the nearest clip that achieves the goal: C&W, DDN, FAB."""
 
+import dataclasses
 import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from funnybone.attacks.base import Attack, Problem, Progress, Trace, achieved
+from funnybone.attacks.border import Norm, length, limited, per_clip
 from funnybone.attacks.losses import Objective
 from funnybone.attacks.rigid import free_joints
 from funnybone.errors import DataError
-from funnybone.threat.ball import largest_one
-
-Norm = Literal["l2", "linf"]
-
-
-def length(change: Float[Tensor, "N M T V C"], norm: Norm) -> Float[Tensor, " N"]:
-    """Return the norm of each clip's displacement, in the unit of the clip: metres.
-
-    What is not valid never moves, and adds nothing. A stored clip with this norm is a success at every radius that is
-    not smaller, so one outcome of a minimum-norm attack holds a whole curve of success against budget.
-
-    Examples
-    --------
-    >>> change = torch.tensor([3.0, 0.0, -4.0]).reshape(1, 1, 1, 1, 3)
-    >>> length(change, "l2"), length(change, "linf")
-    (tensor([5.]), tensor([4.]))
-    """
-    flat = change.flatten(1)
-    return flat.abs().amax(1) if norm == "linf" else torch.linalg.vector_norm(flat, dim=1)
-
-
-def to_border(
-    margin: Float[Tensor, " N"], gradient: Float[Tensor, "N M T V C"], norm: Norm
-) -> Float[Tensor, "N M T V C"]:
-    """Return the shortest displacement after which a linear margin is zero; none where the gradient is zero.
-
-    That is ``-m w / |w|_2^2`` in L2 and ``-m sign(w) / |w|_1`` in L-infinity: the projections of Croce and Hein
-    (ICML 2020) onto a hyperplane, without the box, since a coordinate in metres has no end.
-
-    Examples
-    --------
-    >>> gradient = torch.tensor([3.0, -4.0]).reshape(1, 1, 1, 1, 2)
-    >>> to_border(torch.tensor([2.5]), gradient, "l2").flatten()
-    tensor([-0.3000,  0.4000])
-    >>> to_border(torch.tensor([3.5]), gradient, "linf").flatten()
-    tensor([-0.5000,  0.5000])
-    """
-    size = gradient.flatten(1).abs().amax(1)
-    scaled = largest_one(gradient)  # small numbers vanish when squared
-    if norm == "linf":
-        direction, slope = scaled.sign(), scaled.abs().flatten(1).sum(1)
-    else:
-        direction, slope = scaled, scaled.square().flatten(1).sum(1)
-    share = torch.where(size > 0, -margin / (slope * size).clamp(min=torch.finfo(size.dtype).tiny), 0)
-    return per_clip(share) * direction
-
-
-def limited(change: Float[Tensor, "N M T V C"], most: Float[Tensor, " N"], norm: Norm) -> Float[Tensor, "N M T V C"]:
-    """Return displacements, scaled down to a length where they are longer."""
-    size = length(change, norm)
-    share = torch.where(size > most, most / size.clamp(min=torch.finfo(size.dtype).tiny), 1)
-    return per_clip(share) * change
-
-
-def per_clip(values: Float[Tensor, " N"] | Bool[Tensor, " N"]) -> Tensor:
-    """Return one number for each clip in the shape that goes with clips, (N, 1, 1, 1, 1)."""
-    return values[:, None, None, None, None]
-
-
-def falling(first: float, last: float, k: int, steps: int) -> float:
-    """Return the ``k``-th of some steps that fall from one size to another along half a cosine.
-
-    Examples
-    --------
-    >>> [round(falling(1.0, 0.0, k, 4), 2) for k in range(4)]
-    [1.0, 0.85, 0.5, 0.15]
-    """
-    return last + (first - last) * (1 + math.cos(math.pi * k / steps)) / 2
+from funnybone.threat.ball import L2, Linf
+from funnybone.threat.base import All, Threat, Unbounded, parts_of
 
 
 @dataclass(frozen=True)
@@ -99,34 +35,41 @@ class Visit:
 
 @dataclass(frozen=True)
 class Found:
-    """The nearest clips that achieve the goal so far; of one that never did, the iterate that misses it least."""
+    """What is kept of each clip: the nearest iterate that achieves the goal inside of the bound.
+
+    Of a clip that never did, the iterate inside of the bound that misses the goal least.
+    """
 
     xyz: Float[Tensor, "N M T V C"]
-    norm: Float[Tensor, " N"]  # infinite where none achieved it
+    bound: Float[Tensor, " N"]
+    norm: Float[Tensor, " N"]  # the smallest that achieved the goal, also beyond the bound; infinite where none did
     margin: Float[Tensor, " N"]
-    steps: Int[Tensor, " N"]  # made when the nearest one was found; all that were made where there is none
+    steps: Int[Tensor, " N"]  # made when what is kept of a fallen clip was found, or all
     made: Int[Tensor, " N"]
     blind: Bool[Tensor, " N"]
 
     @classmethod
-    def nothing(cls, clean: Float[Tensor, "N M T V C"]) -> "Found":
+    def nothing(cls, clean: Float[Tensor, "N M T V C"], bound: float) -> "Found":
         """Before the first question: the clean clips."""
-        far, further = torch.full((2, len(clean)), torch.inf, device=clean.device)
+        most, norm, margin = torch.tensor([bound, torch.inf, torch.inf], device=clean.device)[:, None].repeat(
+            1, len(clean)
+        )
         steps, made = torch.zeros(2, len(clean), dtype=torch.long, device=clean.device)
-        return cls(clean.clone(), far, further, steps, made, torch.zeros_like(made, dtype=torch.bool))
+        return cls(clean.clone(), most, norm, margin, steps, made, torch.zeros_like(made, dtype=torch.bool))
 
     @property
     def fallen(self) -> Bool[Tensor, " N"]:
-        return self.norm.isfinite()
+        return self.norm.isfinite() & (self.norm <= self.bound)
 
-    def note(self, place: Int[Tensor, " K"], xyz: Float[Tensor, "K M T V C"], visit: Visit) -> None:
+    def note(self, place: Int[Tensor, " K"], xyz: Float[Tensor, "K M T V C"], visit: "Visit") -> None:
         """Keep of some clips, whose places among all are given, what is better than what was kept."""
+        inside = visit.norm <= self.bound[place]
         nearer = visit.fallen & (visit.norm < self.norm[place])
-        never = ~visit.fallen & ~self.fallen[place]
-        kept = nearer | (never & (visit.margin < self.margin[place]))
-        self.xyz[place[kept]], self.margin[place[kept]] = xyz[kept], visit.margin[kept]
         self.norm[place[nearer]] = visit.norm[nearer]
-        dated = place[nearer | never]
+        standing = ~self.fallen[place]
+        kept = inside & (nearer | (standing & (visit.margin < self.margin[place])))
+        self.xyz[place[kept]], self.margin[place[kept]] = xyz[kept], visit.margin[kept]
+        dated = place[standing | (inside & nearer)]
         self.steps[dated] = self.made[dated]
 
 
@@ -136,8 +79,9 @@ class MinimumNormAttack(Attack):
 
     A clip is not left when it has fallen: of all iterates that achieve the goal the one nearest to the clean clip is
     kept, until the steps end, the queries do, or the search has converged. Every iterate is brought into the threat
-    model: balls bound the result, bones and masks shape it. Coordinates that a mask holds still take no part in
-    directions and distances.
+    model, except that a ball in the norm that is made small only bounds the result: the search may go through what
+    lies beyond, and a success there does not count. Joints that are held still take no part in directions and
+    distances.
 
     The outcome's ``steps`` are those after which the stored clip was found; its queries are all that were asked.
 
@@ -148,6 +92,8 @@ class MinimumNormAttack(Attack):
     steps : int
         Gradient steps of a search.
     """
+
+    stays_inside: ClassVar[bool] = False  # whether the search itself keeps to a ball in its norm
 
     steps: int = 100
 
@@ -175,7 +121,7 @@ class MinimumNormAttack(Attack):
         search : int
             Searches before this one.
         kept : Float[Tensor, "N"]
-            How far the clips that are kept so far are from the clean ones.
+            How far away each clip has fallen, at the nearest; where it has not, how far away it missed least.
         """
         return problem.clean
 
@@ -207,8 +153,11 @@ class MinimumNormAttack(Attack):
 
     def run(self, problem: Problem, progress: Progress) -> Trace:
         total = len(problem)
-        found = Found.nothing(problem.clean)
-        problem.state.update(free=free_joints(problem), reach=reach(problem, self.minimised))
+        bound, others = without_balls(problem.threat, self.minimised)
+        if not self.stays_inside:
+            problem = dataclasses.replace(problem, threat=others)
+        found = Found.nothing(problem.clean, bound)
+        problem.state.update(free=free_joints(problem), reach=reach(problem, self.minimised), bound=found.bound)
         searches = self.searches(problem)
         for search in range(searches):
 
@@ -222,7 +171,8 @@ class MinimumNormAttack(Attack):
     def _search(self, problem: Problem, found: Found, search: int, tell: Callable[[float], None]) -> Bool[Tensor, " N"]:
         """One search from one start; which clips have fallen in it."""
         total = len(problem)
-        kept = length(found.xyz - problem.clean, self.minimised)
+        missed = length(found.xyz - problem.clean, self.minimised)
+        kept = torch.where(found.norm.isfinite(), found.norm, missed)
         xyz = self._inside(problem, self.start(problem, search, kept), 2 * found.norm)
         won = torch.zeros(total, dtype=torch.bool, device=xyz.device)
         place = torch.arange(total, device=xyz.device)  # of each clip that is still searched for among all
@@ -256,6 +206,7 @@ class MinimumNormAttack(Attack):
         if searched:
             logits, loss, gradient = self.asked(problem, xyz, objective)
             found.blind[place] |= (gradient == 0).flatten(1).all(1)
+            gradient = held_still(problem, gradient)
         else:
             logits, loss, gradient = *problem.score(xyz, objective), torch.zeros_like(xyz)
         margin = goal.margin(logits, problem.reference)
@@ -274,10 +225,9 @@ class MinimumNormAttack(Attack):
     def asked(
         self, problem: Problem, xyz: Float[Tensor, "N M T V C"], objective: Objective
     ) -> tuple[Float[Tensor, "N K"], Float[Tensor, " N"], Float[Tensor, "N M T V C"]]:
-        """`Problem.gradient`, with zero where a coordinate is held or a clip's gradient is no number."""
+        """`Problem.gradient`, with zero for a clip whose gradient is no number."""
         logits, loss, gradient = problem.gradient(xyz, objective)
-        usable = problem.state["free"][..., None] & per_clip(torch.isfinite(gradient).flatten(1).all(1))
-        return logits, loss, torch.where(usable, gradient, 0)
+        return logits, loss, torch.where(per_clip(torch.isfinite(gradient).flatten(1).all(1)), gradient, 0)
 
     def fell(self, problem: Problem, logits: Float[Tensor, "N K"]) -> Bool[Tensor, " N"]:
         """Return which clips count as fallen, by what the victim says to them."""
@@ -289,6 +239,31 @@ class MinimumNormAttack(Attack):
         """Into the threat model, and neither further than ``most`` nor than a clip may go at all."""
         shorter = limited(xyz - problem.clean, torch.minimum(most, problem.state["reach"]), self.minimised)
         return problem.constrain(problem.clean + shorter)
+
+
+def without_balls(threat: Threat, norm: Norm) -> tuple[float, Threat]:
+    """Return the radius of the smallest ball in a norm that a threat model has, infinite without one, and the rest.
+
+    Examples
+    --------
+    >>> from funnybone.threat import Mask
+    >>> without_balls(Linf(0.02) & Mask(joints=(1, 2)) & L2(0.5), "linf")
+    (0.02, Mask(joints=(1, 2)) & L2(radius=0.5))
+    >>> without_balls(L2(0.5), "l2")
+    (0.5, Unbounded())
+    """
+    ball = Linf if norm == "linf" else L2
+    parts = parts_of(threat)
+    rest = tuple(part for part in parts if not isinstance(part, ball))
+    radius = min((part.radius for part in parts if isinstance(part, ball)), default=math.inf)
+    if isinstance(threat, All) and len(rest) > 1:
+        return radius, dataclasses.replace(threat, parts=rest)
+    return radius, rest[0] if rest else Unbounded()
+
+
+def held_still(problem: Problem, gradient: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N M T V C"]:
+    """Return a gradient with zero at the joints that the threat model holds."""
+    return torch.where(problem.state["free"][..., None], gradient, 0)
 
 
 def reach(problem: Problem, norm: Norm) -> Float[Tensor, " N"]:

@@ -47,7 +47,10 @@ def bone_cosines(xyz: Float[Tensor, "*batch V C"], skeleton: Skeleton) -> Float[
 
 
 def new_weights(chance: Chance, inputs: int, width: int) -> Weights:
-    """Return the weights of an untrained discriminator for each clip: one hidden layer, and one number out."""
+    """Return the weights of an untrained discriminator for each clip: one hidden layer, and one number out.
+
+    The last layer is zero: a discriminator that has learned nothing says nothing, and pushes nowhere.
+    """
     hidden = chance.normal(inputs, width) * (2 / inputs) ** 0.5
     out = torch.zeros_like(hidden[:, 0, :, None])
     return {
