@@ -68,7 +68,11 @@ def main():
         victim = fb.create_victim(name)
         clips = fb.load_data(data, split=split, frames=victim.frames)
         sets.append((victim, choose(clips, arguments.clips, seed=0)))
-    result = {"clips": [len(clips) for _, clips in sets], "data": [(Path(data).name, split) for _, data, split in sources], "attacks": []}
+    result = {
+        "clips": [len(clips) for _, clips in sets],
+        "data": [(Path(data).name, split) for _, data, split in sources],
+        "attacks": [],
+    }
     for (attack, threat), candidates in CANDIDATES.items():
         found = [measure(sets, attack, threat, settings) for settings in candidates]
         taken = chosen(found)
