@@ -270,7 +270,7 @@ def test_unknown_names(refused, motion):
         (["attack", "pgd", "--victim"], ["--victim"]),
         (["attack", "pgd", "--victims", "x"], ["--victims", "Did you mean --victim"]),
         (["attack", "pgd", "--victim", "x", "--limit", "many"], ["--limit", "many"]),
-        (["audit", "--executor", "ray"], ["--executor", "inline", "process"]),
+        (["audit", "--executor", "cloud"], ["--executor", "inline", "process", "ray"]),
         (["audit", "--device", "tpu"], ["--device", "cuda"]),
         (["data", "inof", "x"], ["inof"]),
         (["attack", "pgd", "--victim", "x", "--limit", "0"], ["--limit", ">= 1"]),

@@ -382,10 +382,11 @@ def test_shards_are_plain_safetensors(folder):
     assert tensors["xyz"].shape == (32, 1, 8, 17, 3)
 
 
-def test_several_processes_come_to_the_same_rows(tmp_path, folder):
+@pytest.mark.parametrize("executor", ["process", "ray"])
+def test_several_processes_come_to_the_same_rows(tmp_path, folder, executor):
     calls = []
-    again(tmp_path / "processes", executor="process", workers=2, progress=lambda *told: calls.append(told))
-    with Ledger.read(folder) as inline, Ledger.read(tmp_path / "processes") as processes:
+    again(tmp_path / executor, executor=executor, workers=2, progress=lambda *told: calls.append(told))
+    with Ledger.read(folder) as inline, Ledger.read(tmp_path / executor) as processes:
         for entry in ("tight", "wide"):
             for one, other in zip(inline.rows("slow", entry), processes.rows("slow", entry), strict=True):
                 kept = ("distances", "seconds", "violation")
@@ -396,7 +397,8 @@ def test_several_processes_come_to_the_same_rows(tmp_path, folder):
     assert len(calls) == 6
 
 
-def test_a_victim_that_cannot_travel_is_refused_before_any_work(tmp_path):
+@pytest.mark.parametrize("executor", ["process", "ray"])
+def test_a_victim_that_cannot_travel_is_refused_before_any_work(tmp_path, executor):
     victim = audits_for_tests.victim()
     victim.preprocess = lambda xyz: xyz
     with pytest.raises(DataError, match=r"cannot be sent to another process .*inline"):
@@ -405,5 +407,11 @@ def test_a_victim_that_cannot_travel_is_refused_before_any_work(tmp_path):
             audits_for_tests.clips(),
             suite=audits_for_tests.small_suite(),
             out=tmp_path / "a",
-            executor="process",
+            executor=executor,
         )
+
+
+def test_ray_is_asked_for_by_name_where_it_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(DataError, match=r"executor 'ray' needs ray; .*funnybone\[ray\]"):
+        again(tmp_path / "ray", executor="ray")

@@ -1,8 +1,10 @@
-"""Who attacks the chunks: this process, or several at once. The ledger is written by this one alone."""
+"""Who attacks the chunks: this process, several, or a Ray cluster. The ledger is written by this process alone."""
 
+import logging
 import multiprocessing
 import os
 import pickle
+import sys
 import tempfile
 import threading
 import time
@@ -11,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -24,6 +26,8 @@ from funnybone.errors import DataError
 from funnybone.outcome import Outcome
 from funnybone.victims.base import Victim
 
+Executor = Literal["inline", "process", "ray"]
+EXECUTORS: tuple[Executor, ...] = get_args(Executor)
 # Told as a chunk goes on: clips done of it, of those successful.
 ChunkProgress = Callable[[Chunk, int, int], None]
 
@@ -94,6 +98,21 @@ def _figure(value: float) -> float | None:
     return None if value != value else value  # NaN: a clip too short for this figure
 
 
+def attack_all(
+    chunks: Sequence[Chunk],
+    victims: Mapping[str, Victim],
+    clips: Clips,
+    *,
+    executor: Executor,
+    workers: int | None,
+    progress: ChunkProgress,
+) -> Iterator[Finished]:
+    """Attack chunks in the way that is named; all of them come to the same rows, up to rounding."""
+    if executor == "inline":
+        return inline(chunks, victims, clips, progress)
+    return {"process": processes, "ray": on_ray}[executor](chunks, victims, clips, workers)
+
+
 def inline(
     chunks: Sequence[Chunk], victims: Mapping[str, Victim], clips: Clips, progress: ChunkProgress
 ) -> Iterator[Finished]:
@@ -117,13 +136,7 @@ def processes(
     """
     if not chunks:
         return
-    try:
-        payload = pickle.dumps((dict(victims), clips))
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise DataError(
-            f"a victim cannot be sent to another process ({error})",
-            hint="use executor 'inline', or make it of functions that can be imported",
-        ) from None
+    payload = _packed(victims, clips)
     count = min(workers or _cores(), len(chunks))
     with tempfile.TemporaryDirectory(prefix="funnybone-") as folder:
         # By file, because what a process is started with goes through a pipe, and when the process dies before it has
@@ -138,13 +151,75 @@ def processes(
             for future in as_completed(futures):
                 yield future.result()
         except BrokenProcessPool:
-            raise DataError(
-                "a process of the audit ended before its work was done",
-                hint="start scripts with if __name__ == '__main__', give fewer workers where memory is short, or use "
-                "executor 'inline'",
-            ) from None
+            raise _lost() from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def on_ray(
+    chunks: Sequence[Chunk], victims: Mapping[str, Victim], clips: Clips, workers: int | None = None
+) -> Iterator[Finished]:
+    """Attack several chunks at once as tasks of Ray, one thread each; yields them as they finish.
+
+    Where Ray is running in this process already, or ``RAY_ADDRESS`` names a cluster, tasks go there, and the machines
+    need funnybone and whatever the victims are made of; otherwise Ray is started on this machine and stopped at the
+    end. A task whose machine is lost is tried again elsewhere.
+
+    Raises
+    ------
+    DataError
+        When Ray is not installed, or a victim cannot be sent to another process.
+    """
+    if not chunks:
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody agreed to report to Ray's makers
+    try:
+        import ray
+    except ModuleNotFoundError:
+        raise DataError("executor 'ray' needs ray", hint="install funnybone[ray], or use executor 'process'") from None
+    payload = _packed(victims, clips)
+    own = not ray.is_initialized()
+    if own:
+        here: dict[str, Any] = {}
+        if "RAY_ADDRESS" not in os.environ:
+            path = os.pathsep.join(filter(None, sys.path))  # victims are imported by name: what this process finds
+            here = {
+                "num_cpus": min(workers or _cores(), len(chunks)),
+                "runtime_env": {"env_vars": {"PYTHONPATH": path}},
+            }
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **here)
+    try:
+        parcel = ray.put(payload)
+        task = ray.remote(num_cpus=1)(_attack_parcel)
+        waiting = [task.remote(chunk, parcel) for chunk in chunks]
+        while waiting:
+            (ready,), waiting = ray.wait(waiting, num_returns=1)
+            yield ray.get(ready)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
+        raise _lost() from None
+    finally:
+        if own:
+            ray.shutdown()
+
+
+def _packed(victims: Mapping[str, Victim], clips: Clips) -> bytes:
+    try:
+        return pickle.dumps((dict(victims), clips))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise DataError(
+            f"a victim cannot be sent to another process ({error})",
+            hint="use executor 'inline', or make it of functions that can be imported",
+        ) from None
+
+
+def _lost() -> DataError:
+    return DataError(
+        "a process of the audit ended before its work was done",
+        hint="start scripts with if __name__ == '__main__', give fewer workers where memory is short, or use "
+        "executor 'inline'",
+    )
 
 
 def _cores() -> int:
@@ -173,3 +248,9 @@ def _die_with_parent() -> None:
 
 def _attack_here(chunk: Chunk) -> Finished:
     return attack(chunk, _here["victims"][chunk.victim], _here["clips"])
+
+
+def _attack_parcel(chunk: Chunk, payload: bytes) -> Finished:
+    torch.set_num_threads(1)
+    victims, clips = pickle.loads(payload)  # noqa: S301  the parent's own bytes
+    return attack(chunk, victims[chunk.victim], clips)

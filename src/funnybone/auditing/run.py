@@ -5,7 +5,6 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -59,7 +58,7 @@ def audit(
     limit: int | None = None,
     split: str | None = None,
     progress: Progress | None = None,
-    executor: Literal["inline", "process"] = "inline",
+    executor: executors.Executor = "inline",
     workers: int | None = None,
 ) -> Audit:
     """Attack victims with every entry of a suite, and record what happened to each clip.
@@ -86,11 +85,12 @@ def audit(
         Which part of the data ``clips`` is; recorded, not applied.
     progress : callable, optional
         Told (entry, clips done, of those successful, clips) as it goes.
-    executor : {"inline", "process"}
+    executor : {"inline", "process", "ray"}
         ``"process"``: chunks are attacked by several processes with one thread each. The rows are the same up to the
-        rounding that another number of threads brings, which can decide a clip on the border.
+        rounding that another number of threads brings, which can decide a clip on the border. ``"ray"``: the same as
+        tasks of Ray, which may run on other machines.
     workers : int, optional
-        Processes; one for each core by default.
+        Processes; one for each core by default. A Ray cluster that is there already decides itself.
 
     Returns
     -------
@@ -118,8 +118,8 @@ def audit(
     clips = choose(clips.to("cpu").with_xyz(clips.xyz.detach().cpu().float()), limit, seed)
     if len(clips) == 0:
         raise DataError(f"{clips.name}: there are no clips to audit", hint="choose another split")
-    if executor not in ("inline", "process"):
-        raise DataError(f"no executor is named {executor!r}", hint="executors are inline, process")
+    if executor not in executors.EXECUTORS:
+        raise DataError(f"no executor is named {executor!r}", hint=f"executors are {', '.join(executors.EXECUTORS)}")
     if not -(2**63) <= seed < 2**63:
         raise DataError(f"seed is {seed}", hint="give an integer of 64 bits")
     if chosen.unit not in (None, clips.unit):
@@ -154,7 +154,7 @@ def _attack(
     victims: Mapping[str, Victim],
     clips: Clips,
     progress: Progress | None,
-    executor: str,
+    executor: executors.Executor,
     workers: int | None,
 ) -> None:
     """Do what is not done yet, writing each chunk as it ends."""
@@ -178,11 +178,7 @@ def _attack(
         rows = ledger.rows(victim, entry)
         count(chunk, len(rows), sum(row.success for row in rows))
     waiting = [chunk for chunk in plan.chunks if chunk.key not in done]
-    if executor == "process":
-        finished = executors.processes(waiting, victims, clips, workers)
-    else:
-        finished = executors.inline(waiting, victims, clips, tell)
-    for part in finished:
+    for part in executors.attack_all(waiting, victims, clips, executor=executor, workers=workers, progress=tell):
         ledger.record(part.chunk.key, part.rows, part.adversarial)
         count(part.chunk, len(part.rows), sum(row.success for row in part.rows))
 

@@ -32,7 +32,7 @@ def audit(
     limit: Annotated[int | None, AtLeastOne] = None,
     out: Path | None = None,
     frames: Annotated[int | None, Length] = None,
-    executor: Annotated[Literal["inline", "process"], Parameter(show_choices=True)] = "inline",
+    executor: Annotated[Literal["inline", "process", "ray"], Parameter(show_choices=True)] = "inline",
     resume: bool = True,
     seed: Seed = 0,
     device: Device = "auto",
@@ -60,7 +60,7 @@ def audit(
     frames
         Resample clips to this length; by default to what the victim was trained on.
     executor
-        inline, or process: several processes with one thread each.
+        inline; process: several processes with one thread each; ray: tasks of Ray, on its cluster where there is one.
     resume
         Go on with what the folder holds. With --no-resume a folder that holds an audit is refused.
     """
