@@ -13,52 +13,15 @@ import torch
 
 import audits_for_tests
 import funnybone as fb
-from funnybone.auditing import Entry, Suite, audit, checks, create_suite, suite_names
+from funnybone.auditing import Entry, Suite, audit, create_suite, suite_names
 from funnybone.auditing.ledger import RESULT, Ledger
 from funnybone.auditing.plan import choose
-from funnybone.auditing.rows import Row
 from funnybone.auditing.run import summarise
-from funnybone.auditing.schema import AuditResult, DataSummary, Observed, PlannedEntry, PlannedVictim, VictimResult
+from funnybone.auditing.schema import AuditResult, PlannedVictim
 from funnybone.auditing.statistics import attack_result, displacement_curve, victim_result, worst_case
 from funnybone.testing import linear_victim, random_clips
 from funnybone.threat import Linf, Unbounded
-
-ENTRY = PlannedEntry(name="e", attack="a", access="gradients", goal="ab", threat="t", settings={"steps": 20})
-
-
-def row(index, *, label=0, clean=0, prediction=0, steps=20, queries=21, position=0.01, violation=0.0, zero=False):
-    """A row; it was attacked when the victim was right, and fell when its prediction changed."""
-    attacked = clean == label
-    return Row(
-        key=f"k{index}",
-        victim="v",
-        entry="e",
-        goal="ab",
-        seed=0,
-        chunk=0,
-        clip=f"clip{index}",
-        clip_index=index,
-        label=label,
-        clean_prediction=clean,
-        prediction=prediction,
-        reference=label,
-        attacked=attacked,
-        success=attacked and prediction != label and violation <= 1e-6,
-        steps=steps,
-        queries=queries,
-        gradients=queries,
-        violation=violation,
-        zero_gradient=zero,
-        distances={
-            "position_m": position,
-            "acceleration": 2.0,
-            "joint_angle_acceleration": None,
-            "bone_length_change": 0.01,
-        },
-        seconds=0.5,
-        shard="s",
-        shard_row=index,
-    )
+from rows_for_tests import ENTRY, quiet, row
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -299,105 +262,6 @@ def test_entries_of_one_name_are_refused(pgd):
     entry = Entry(pgd, fb.goals.AnythingBut(), Unbounded(), "same")
     with pytest.raises(fb.DataError, match="two entries are named 'same'"):
         Suite("twice", (entry, entry))
-
-
-# Warnings
-
-
-def summary(**values):
-    plain = {"name": "d", "split": None, "n": 100, "classes": ["a"], "frames": 4, "persons": 1, "skeleton": "s"}
-    return DataSummary(**{**plain, "unit": "metre", "synthetic": False, "sha256": "", **values})
-
-
-def quiet(**values):
-    plain = {"probabilities": False, "repeat_difference": 0.0, "stochastic": False, "exact_gradients": True}
-    return Observed(**{**plain, **values})
-
-
-def codes(rows=(), clean=1.0, data=None, observed=None, settings=None, skipped=()):
-    entry = ENTRY if settings is None else ENTRY.model_copy(update={"settings": settings})
-    attacks = [attack_result(entry, rows)] if rows else []
-    victim = VictimResult(
-        name="v",
-        defense=None,
-        parameters=None,
-        clean={"accuracy": clean, "ci95": (0, 1), "n": 100},
-        attacks=attacks,
-        worst_case=worst_case([rows]),
-    )
-    found = checks.warnings(data or summary(), [victim], {"v": observed or quiet()}, skipped, {("v", "e"): list(rows)})
-    return [warning.code for warning in found]
-
-
-def fallen(n, **values):
-    return [row(index, prediction=1, **{"steps": 3, **values}) for index in range(n)]
-
-
-def test_a_clean_audit_has_no_warnings():
-    assert codes(fallen(20)) == []
-
-
-@pytest.mark.parametrize(
-    ("code", "values"),
-    [
-        ("SYNTHETIC_DATA", {"data": summary(synthetic=True)}),
-        ("SMALL_SAMPLE", {"data": summary(n=48)}),
-        ("LOW_CLEAN_ACCURACY", {"clean": 0.69}),
-        ("ENTRY_SKIPPED", {"skipped": [("v", "x", "why"), ("other", "x", "why")]}),
-        ("ZERO_GRADIENT", {"rows": [*fallen(18), *fallen(2, zero=True)]}),
-        ("OUTSIDE_THREAT_MODEL", {"rows": [*fallen(39), *fallen(1, violation=1e-3)]}),
-        (
-            "UNDER_ITERATED",
-            {"rows": [*fallen(37), *fallen(2, steps=18), *fallen(2, steps=19), *fallen(1, steps=20), row(9)]},
-        ),
-        ("UNBROKEN", {"rows": [*fallen(18), row(18), row(19)]}),
-        ("PROBABILITIES_NOT_LOGITS", {"observed": quiet(probabilities=True)}),
-        ("NONDETERMINISTIC", {"observed": quiet(repeat_difference=1e-5)}),
-        ("STOCHASTIC_VICTIM", {"observed": quiet(stochastic=True, repeat_difference=1.0)}),
-        ("INEXACT_GRADIENTS", {"observed": quiet(exact_gradients=False)}),
-    ],
-)
-def test_each_warning_is_given_where_it_is_due_and_alone(code, values):
-    assert codes(**values) == [code]
-
-
-def test_half_widths_of_small_samples_are_those_of_wilson():
-    (warning,) = checks.warnings(summary(n=48), [], {}, [], {})
-    assert "±13.6 points" in warning.message
-
-
-def test_thresholds_do_not_warn_below_themselves():
-    assert codes([*fallen(19), *fallen(1, zero=True)]) == []  # 5 % is not more than 5 %
-    assert codes([*fallen(38), *fallen(1, steps=20), row(9)]) == []
-    assert codes([*fallen(38), *fallen(2, steps=20)]) == []  # all fell
-    assert codes([*fallen(38), *fallen(1, steps=20), row(9)], settings={}) == []
-    assert codes(data=summary(n=50), clean=0.7) == []
-
-
-def test_every_code_is_explained_and_nothing_else():
-    text = (Path(__file__).parents[1] / "docs" / "warnings.md").read_text()
-    assert re.findall(r"^## (.*)$", text, re.MULTILINE) != []
-    assert set(re.findall(r"^## (.*)$", text, re.MULTILINE)) == {code.value for code in checks.Code}
-
-
-class Softmax(torch.nn.Module):
-    def __init__(self, module, noise=0.0):
-        super().__init__()
-        self.module, self.noise = module, noise
-
-    def forward(self, xyz):
-        logits = self.module(xyz)
-        return logits.softmax(1) if not self.noise else logits + self.noise * torch.randn(logits.shape)
-
-
-def test_probabilities_and_noise_are_seen(small):
-    plane = linear_victim(small)
-    for module, seen in ((Softmax(plane.module), (True, False)), (Softmax(plane.module, 1e-3), (False, True))):
-        victim = fb.TorchVictim(module, skeleton=small.skeleton, classes=small.classes)
-        observed = checks.observe(victim, small, victim.logits(small.xyz))
-        assert (observed.probabilities, observed.repeat_difference > 1e-6) == seen
-    observed = checks.observe(plane, small, plane.logits(small.xyz))
-    assert observed == quiet()
 
 
 # The report

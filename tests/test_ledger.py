@@ -174,7 +174,7 @@ AT_WRITING = [
 AT_BOTH = [
     (lambda folder: (folder / LEDGER).write_bytes(b"not a database " * 400), "ledger.sqlite: .*not a database"),
     (lambda folder: cut(folder / LEDGER), "ledger.sqlite: .*damaged"),
-    (in_ledger("PRAGMA user_version = 99"), "ledger.sqlite: schema version is 99, .* writes 1"),
+    (in_ledger("PRAGMA user_version = 99"), "ledger.sqlite: schema version is 99, .* writes 2"),
     (in_ledger("DROP TABLE results"), "ledger.sqlite: .*no such table: results"),
     (in_ledger("DELETE FROM results WHERE clip = 'clip3'"), "ledger.sqlite: 31 rows for slow-tight-0000"),
     (in_ledger("DELETE FROM meta"), "ledger.sqlite: no entry '(identity|about)' in table meta"),

@@ -18,10 +18,11 @@ from funnybone.errors import DataError
 from funnybone.metrics.intervals import wilson
 from funnybone.units import UNITS
 
-FORMAT = 2
+FORMAT = 3
 _VECTORS = (
     "attacked",
     "success",
+    "claimed",
     "steps",
     "queries",
     "gradients",
@@ -46,6 +47,8 @@ class Outcome:
         Clips that the victim got right before and that did not meet the goal already: the denominator of success.
     success : Bool[Tensor, "N"]
         The goal holds for the stored float32 clip, asked of the victim anew, and the clip is inside the threat model.
+    claimed : Bool[Tensor, "N"]
+        The attack believed that the clip had fallen; what it lost is ``claimed & ~success``.
     steps, queries, gradients : Int[Tensor, "N"]
         What it took: steps until success (or all of them), forward passes, and those of them with a gradient.
     clean_prediction, prediction, reference : Int[Tensor, "N"]
@@ -74,6 +77,7 @@ class Outcome:
     adversarial: Clips
     attacked: Bool[Tensor, " N"]
     success: Bool[Tensor, " N"]
+    claimed: Bool[Tensor, " N"]
     steps: Int[Tensor, " N"]
     queries: Int[Tensor, " N"]
     gradients: Int[Tensor, " N"]

@@ -297,7 +297,7 @@ class Attack(ABC):
             total = int(attacked.sum())
             xyz = clips.xyz.clone()
             steps = torch.zeros(len(clips), dtype=torch.long)
-            zero = torch.zeros(len(clips), dtype=torch.bool)
+            zero, claimed = torch.zeros(2, len(clips), dtype=torch.bool)
             done = successes = 0
             for rows in attacked.nonzero().flatten().split(batch_size):
                 problem = Problem(
@@ -318,7 +318,7 @@ class Attack(ABC):
                 trace = self.run(problem, tell)
                 found = trace.xyz.to(xyz.device, torch.float32)
                 xyz[rows] = torch.where(clips.valid[rows][..., None, None], found, clips.xyz[rows])
-                steps[rows], zero[rows] = trace.steps.cpu(), trace.zero_gradient.cpu()
+                steps[rows], zero[rows], claimed[rows] = trace.steps.cpu(), trace.zero_gradient.cpu(), trace.fallen.cpu()
                 done, successes = done + len(rows), successes + int(trace.fallen.sum())
 
             adversarial = clips.with_xyz(xyz)
@@ -328,6 +328,7 @@ class Attack(ABC):
             adversarial=adversarial,
             attacked=attacked,
             success=attacked & (after.agreement > 0.5) & (violation <= TOLERANCE),
+            claimed=claimed,
             steps=steps,
             queries=meter.queries,
             gradients=meter.gradients,

@@ -1,5 +1,9 @@
 """Warnings: what a reader must know before believing the figures. Each code has a section in ``docs/warnings.md``."""
 
+import itertools
+import json
+import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 
@@ -8,7 +12,14 @@ from torch import Tensor
 
 from funnybone.attacks.base import TOLERANCE
 from funnybone.auditing.rows import Row
-from funnybone.auditing.schema import AuditWarning, DataSummary, Observed, VictimResult
+from funnybone.auditing.schema import (
+    AttackResult,
+    AuditWarning,
+    DataSummary,
+    Observed,
+    PlannedEntry,
+    VictimResult,
+)
 from funnybone.clips import Clips
 from funnybone.metrics.intervals import wilson
 from funnybone.victims.base import Victim
@@ -18,6 +29,9 @@ LOW_ACCURACY = 0.7
 ZERO_GRADIENTS = 0.05  # share of attacked clips
 LATE_SUCCESSES = 0.05  # share of attacked clips that fell in the last tenth of the steps
 NEARLY_ALL = 0.95
+SLACK = 0.02  # share of attacked clips by which one rate may be below another one
+SATURATED = 0.05  # share of clean clips
+FLAT = 24 * math.log(2)  # a lead in logits beyond which 1 - p is zero in float32
 REPEAT = 1e-6  # difference of two answers to one question
 
 
@@ -36,6 +50,12 @@ class Code(StrEnum):
     NONDETERMINISTIC = "NONDETERMINISTIC"
     STOCHASTIC_VICTIM = "STOCHASTIC_VICTIM"
     INEXACT_GRADIENTS = "INEXACT_GRADIENTS"
+    SATURATED_LOGITS = "SATURATED_LOGITS"
+    LOST_SUCCESSES = "LOST_SUCCESSES"
+    TARGET_IS_TRUTH = "TARGET_IS_TRUTH"
+    BUDGET_WITHOUT_EFFECT = "BUDGET_WITHOUT_EFFECT"
+    MORE_STEPS_WORSE = "MORE_STEPS_WORSE"
+    BLACK_BOX_STRONGER = "BLACK_BOX_STRONGER"
 
 
 @torch.no_grad()
@@ -55,16 +75,22 @@ def observe(victim: Victim, clips: Clips, logits: Tensor | None) -> Observed:
     ask = victim.labels if victim.access == "labels" else victim.logits
     first, second = ask(xyz).double(), ask(xyz).double()
     sums_to_one = logits is not None and bool((logits >= 0).all() and ((logits.double().sum(1) - 1).abs() < 1e-4).all())
+    flat = torch.zeros(1, dtype=torch.bool)
+    if logits is not None and logits.shape[1] > 1:
+        top, next_one = logits.double().topk(2, dim=1).values.unbind(1)
+        flat = top - next_one > FLAT
     return Observed(
         probabilities=sums_to_one,
         repeat_difference=float((first - second).abs().max()),
         stochastic=victim.stochastic,
         exact_gradients=victim.exact_gradients,
+        saturated=float(flat.double().mean()),
     )
 
 
 def warnings(
     data: DataSummary,
+    entries: Sequence[PlannedEntry],
     victims: Sequence[VictimResult],
     observed: Mapping[str, Observed],
     skipped: Sequence[tuple[str, str, str]],
@@ -76,6 +102,8 @@ def warnings(
     ----------
     data : DataSummary
         The clips.
+    entries : sequence of PlannedEntry
+        What the suite has.
     victims : sequence of VictimResult
         The figures.
     observed : mapping of str to Observed
@@ -90,8 +118,9 @@ def warnings(
         found += _of_victim(victim, observed[victim.name])
         found += _of_access(victim, skipped)
         for attack in victim.attacks:
-            found += _of_attack(victim.name, attack.name, attack.settings.get("steps"), rows[victim.name, attack.name])
+            found += _of_attack(victim.name, attack, rows[victim.name, attack.name])
         found += _of_strength(victim)
+        found += _of_entries(victim, entries)
     return [AuditWarning(code=code.value, message=message) for code, message in found]
 
 
@@ -133,6 +162,12 @@ def _of_victim(victim: VictimResult, observed: Observed) -> Found:
         )
     if not observed.exact_gradients:
         yield Code.INEXACT_GRADIENTS, f"{name}: gradients are not those of the deployed function; attacks may miss"
+    if observed.saturated > SATURATED:
+        yield (
+            Code.SATURATED_LOGITS,
+            f"{name}: on {100 * observed.saturated:.0f} % of the clean clips float32 cannot tell its probability from "
+            "one; attacks that follow the cross-entropy see no gradient there",
+        )
 
 
 def _of_access(victim: VictimResult, skipped: Sequence[tuple[str, str, str]]) -> Found:
@@ -141,7 +176,8 @@ def _of_access(victim: VictimResult, skipped: Sequence[tuple[str, str, str]]) ->
             yield Code.ENTRY_SKIPPED, f"{name}: {entry} was not tried: {why}"
 
 
-def _of_attack(victim: str, entry: str, most_steps: object, rows: Sequence[Row]) -> Found:
+def _of_attack(victim: str, attack: AttackResult, rows: Sequence[Row]) -> Found:
+    entry, goal, most_steps = attack.name, attack.goal, attack.settings.get("steps")
     attacked = [row for row in rows if row.attacked]
     outside = sum(row.violation > TOLERANCE for row in rows)
     if outside:
@@ -157,6 +193,20 @@ def _of_attack(victim: str, entry: str, most_steps: object, rows: Sequence[Row])
             Code.ZERO_GRADIENT,
             f"{victim}: {entry} met a gradient of zero on {blind} of {len(attacked)} attacked clips; robustness "
             "against it is not shown",
+        )
+    lost = sum(row.claimed and not row.success and row.violation <= TOLERANCE for row in attacked)
+    if lost > SLACK * len(attacked):
+        yield (
+            Code.LOST_SUCCESSES,
+            f"{victim}: {entry} took {lost} of {len(attacked)} attacked clips for fallen that the stored float32 clip "
+            "does not fool",
+        )
+    own = sum(row.reference == row.label for row in rows)
+    if goal.startswith("sa") and own:
+        yield (
+            Code.TARGET_IS_TRUTH,
+            f"{victim}: {entry} was to lead {own} of {len(rows)} clips to the class that they have; they were not "
+            "attacked",
         )
     fallen = [row for row in attacked if row.success]
     # With fewer than ten steps there is no last tenth; with every clip fallen, more steps could not add one.
@@ -179,3 +229,58 @@ def _of_strength(victim: VictimResult) -> Found:
             f"{victim.name}: the strongest attack, {name}, reaches {100 * rate:.1f} %; the victim is strong, the "
             "budgets are small, or its gradients are masked",
         )
+
+
+def _of_entries(victim: VictimResult, entries: Sequence[PlannedEntry]) -> Found:
+    """What one attack's figure says of another's."""
+    by_radius: defaultdict[str, list[tuple[float, AttackResult]]] = defaultdict(list)
+    by_steps: defaultdict[str, list[tuple[float, AttackResult]]] = defaultdict(list)
+    by_aim: defaultdict[str, list[AttackResult]] = defaultdict(list)
+    planned = {entry.name: entry for entry in entries}
+    for attack in victim.attacks:
+        entry = planned[attack.name]
+        by_aim[f"{entry.goal} {entry.threat}"].append(attack)
+        if entry.ball is not None:
+            family, radius = entry.ball
+            by_radius[json.dumps([entry.attack, entry.goal, family, entry.settings])].append((radius, attack))
+        if isinstance(steps := entry.settings.get("steps"), int):
+            others = {**entry.settings, "steps": None}
+            by_steps[json.dumps([entry.attack, entry.goal, entry.threat, others])].append((steps, attack))
+
+    for series, code, more in (
+        (by_radius, Code.BUDGET_WITHOUT_EFFECT, "a larger radius"),
+        (by_steps, Code.MORE_STEPS_WORSE, "more steps"),
+    ):
+        for group in series.values():
+            ordered = [attack for _, attack in sorted(group, key=lambda pair: pair[0])]
+            for less, greater in itertools.pairwise(ordered):
+                if _fewer(greater, less):
+                    yield (
+                        code,
+                        f"{victim.name}: with {more}, {greater.name} fells {greater.succeeded} clips and {less.name} "
+                        f"{less.succeeded}; gradients mislead it, or it stops too early",
+                    )
+    for group in by_radius.values():
+        (small, first), (large, last) = min(group, key=lambda pair: pair[0]), max(group, key=lambda pair: pair[0])
+        if large >= 2 * small and last.succeeded == first.succeeded < NEARLY_ALL * first.attacked:
+            yield (
+                Code.BUDGET_WITHOUT_EFFECT,
+                f"{victim.name}: {last.name} fells no more clips than {first.name}, {first.succeeded} of "
+                f"{first.attacked}, with {large / small:.3g} times the radius",
+            )
+    for aimed in by_aim.values():
+        blind = [attack for attack in aimed if attack.access != "gradients"]
+        seeing = [attack for attack in aimed if attack.access == "gradients"]
+        if blind and seeing:
+            best, other = (max(group, key=lambda attack: attack.succeeded) for group in (blind, seeing))
+            if _fewer(other, best):
+                yield (
+                    Code.BLACK_BOX_STRONGER,
+                    f"{victim.name}: {best.name}, which sees {best.access}, fells {best.succeeded} clips, and "
+                    f"{other.name}, which sees gradients, {other.succeeded}; the gradients are masked",
+                )
+
+
+def _fewer(one: AttackResult, other: AttackResult) -> bool:
+    """Whether one attack felled fewer clips than another, and not by chance of a clip or two."""
+    return other.succeeded - one.succeeded > SLACK * other.attacked

@@ -68,7 +68,7 @@ def _rows(chunk: Chunk, own: Clips, outcome: Outcome, seconds: float) -> list[Ro
     columns = {
         name: getattr(outcome, name).tolist()
         for name in (
-            *("clean_prediction", "prediction", "reference", "attacked", "success", "steps", "queries"),
+            *("clean_prediction", "prediction", "reference", "attacked", "success", "claimed", "steps", "queries"),
             *("gradients", "violation", "zero_gradient"),
         )
     }

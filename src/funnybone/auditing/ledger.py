@@ -29,7 +29,7 @@ from funnybone.clips import Clips
 from funnybone.clips_io import load_clips, save_clips
 from funnybone.errors import DataError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 LEDGER, CLIPS, LOCK, SHARDS = "ledger.sqlite", "clips.safetensors", "audit.lock", "adversarial"
 RESULT, REPORT = "audit.json", "report.html"  # what is made of the ledger, beside it
 _AGAIN = "take it from a copy of the folder, or audit again with another --out"

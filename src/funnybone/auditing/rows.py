@@ -31,6 +31,7 @@ class Row:
     reference: int
     attacked: bool
     success: bool
+    claimed: bool
     steps: int
     queries: int
     gradients: int

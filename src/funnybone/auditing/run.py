@@ -203,7 +203,7 @@ def summarise(ledger: Ledger, environment: Mapping[str, str]) -> AuditResult:
         suite=about.suite,
         data=about.data,
         victims=victims,
-        warnings=checks.warnings(about.data, victims, observed, about.skipped, rows),
+        warnings=checks.warnings(about.data, about.entries, victims, observed, about.skipped, rows),
         environment=dict(environment),
     )
 

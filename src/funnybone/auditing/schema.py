@@ -107,6 +107,7 @@ class Observed(Model):
     repeat_difference: Annotated[float, Field(allow_inf_nan=True)]
     stochastic: bool
     exact_gradients: bool
+    saturated: Rate  # share of clean clips on which float32 cannot tell the probability from one
 
 
 class PlannedEntry(Model):
@@ -118,6 +119,7 @@ class PlannedEntry(Model):
     settings: dict[str, Any]
     goal: str
     threat: str
+    ball: tuple[str, float] | None  # the threat model with its radius left out, and that; where it has one ball
 
 
 class PlannedVictim(Model):

@@ -8,6 +8,8 @@ from funnybone.attacks.base import Attack, create_attack
 from funnybone.errors import DataError
 from funnybone.goals import AnythingBut, Goal
 from funnybone.threat import L2, Linf, Threat, Unbounded
+from funnybone.threat.ball import Ball
+from funnybone.threat.base import parts_of
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,16 @@ class Entry:
             "settings": self.attack.settings(),
             "goal": self.goal.name,
             "threat": repr(self.threat),
+            "ball": self._ball(),
         }
+
+    def _ball(self) -> tuple[str, float] | None:
+        """What entries that differ by their radius alone share, and the radius."""
+        parts = parts_of(self.threat)
+        balls = [part for part in parts if isinstance(part, Ball)]
+        if len(balls) != 1:
+            return None
+        return " & ".join(type(part).__name__ if part is balls[0] else repr(part) for part in parts), balls[0].radius
 
     def content(self) -> Any:
         """What decides its results: `describe`, and what the short forms of goal and threat model leave out."""

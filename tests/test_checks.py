@@ -1,0 +1,175 @@
+"""Warnings: given where they are due, and alone."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import funnybone as fb
+from funnybone.auditing import checks
+from funnybone.auditing.schema import VictimResult
+from funnybone.auditing.statistics import attack_result, worst_case
+from funnybone.testing import linear_victim, random_clips
+from rows_for_tests import ENTRY, quiet, row, summary
+
+
+@pytest.fixture
+def small():
+    return random_clips(8)
+
+
+def codes(rows=(), clean=1.0, data=None, observed=None, skipped=(), **entry):
+    entry = ENTRY.model_copy(update=entry)
+    attacks = [attack_result(entry, rows)] if rows else []
+    victim = VictimResult(
+        name="v",
+        defense=None,
+        parameters=None,
+        clean={"accuracy": clean, "ci95": (0, 1), "n": 100},
+        attacks=attacks,
+        worst_case=worst_case([rows]),
+    )
+    found = checks.warnings(
+        data or summary(), [entry], [victim], {"v": observed or quiet()}, skipped, {("v", "e"): list(rows)}
+    )
+    return [warning.code for warning in found]
+
+
+def fallen(n, **values):
+    return [row(index, prediction=1, **{"steps": 3, **values}) for index in range(n)]
+
+
+def test_a_clean_audit_has_no_warnings():
+    assert codes(fallen(20)) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "values"),
+    [
+        ("SYNTHETIC_DATA", {"data": summary(synthetic=True)}),
+        ("SMALL_SAMPLE", {"data": summary(n=48)}),
+        ("LOW_CLEAN_ACCURACY", {"clean": 0.69}),
+        ("ENTRY_SKIPPED", {"skipped": [("v", "x", "why"), ("other", "x", "why")]}),
+        ("ZERO_GRADIENT", {"rows": [*fallen(18), *fallen(2, zero=True)]}),
+        ("OUTSIDE_THREAT_MODEL", {"rows": [*fallen(39), *fallen(1, violation=1e-3)]}),
+        (
+            "UNDER_ITERATED",
+            {"rows": [*fallen(37), *fallen(2, steps=18), *fallen(2, steps=19), *fallen(1, steps=20), row(9)]},
+        ),
+        ("UNBROKEN", {"rows": [*fallen(18), row(18), row(19)]}),
+        ("PROBABILITIES_NOT_LOGITS", {"observed": quiet(probabilities=True)}),
+        ("NONDETERMINISTIC", {"observed": quiet(repeat_difference=1e-5)}),
+        ("STOCHASTIC_VICTIM", {"observed": quiet(stochastic=True, repeat_difference=1.0)}),
+        ("INEXACT_GRADIENTS", {"observed": quiet(exact_gradients=False)}),
+        ("SATURATED_LOGITS", {"observed": quiet(saturated=0.06)}),
+        ("LOST_SUCCESSES", {"rows": [*fallen(58), row(58, claimed=True), row(59, claimed=True)]}),
+        (
+            "TARGET_IS_TRUTH",
+            {
+                "rows": [*(row(at, prediction=1, reference=1) for at in range(8)), row(8, attacked=False)],
+                "goal": "sa:1",
+            },
+        ),
+    ],
+)
+def test_each_warning_is_given_where_it_is_due_and_alone(code, values):
+    assert codes(**values) == [code]
+
+
+def test_half_widths_of_small_samples_are_those_of_wilson():
+    (warning,) = checks.warnings(summary(n=48), [], [], {}, [], {})
+    assert "±13.6 points" in warning.message
+
+
+def test_thresholds_do_not_warn_below_themselves():
+    assert codes([*fallen(19), *fallen(1, zero=True)]) == []  # 5 % is not more than 5 %
+    assert codes([*fallen(38), *fallen(1, steps=20), row(9)]) == []
+    assert codes([*fallen(38), *fallen(2, steps=20)]) == []  # all fell
+    assert codes([*fallen(38), *fallen(1, steps=20), row(9)], settings={}) == []
+    assert codes(data=summary(n=50), clean=0.7) == []
+    assert codes(observed=quiet(saturated=0.05)) == []
+    assert codes([*fallen(98), *(row(at, claimed=True) for at in (98, 99))]) == []  # 2 % is not more than 2 %
+    assert codes([*fallen(38), row(38, claimed=True, violation=0.1)]) == ["OUTSIDE_THREAT_MODEL"]
+
+
+def test_every_code_is_explained_and_nothing_else():
+    text = (Path(__file__).parents[1] / "docs" / "warnings.md").read_text()
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) != []
+    assert set(re.findall(r"^## (.*)$", text, re.MULTILINE)) == {code.value for code in checks.Code}
+
+
+class Softmax(torch.nn.Module):
+    def __init__(self, module, noise=0.0):
+        super().__init__()
+        self.module, self.noise = module, noise
+
+    def forward(self, xyz):
+        logits = self.module(xyz)
+        return logits.softmax(1) if not self.noise else logits + self.noise * torch.randn(logits.shape)
+
+
+def test_probabilities_and_noise_are_seen(small):
+    plane = linear_victim(small)
+    for module, seen in ((Softmax(plane.module), (True, False)), (Softmax(plane.module, 1e-3), (False, True))):
+        victim = fb.TorchVictim(module, skeleton=small.skeleton, classes=small.classes)
+        observed = checks.observe(victim, small, victim.logits(small.xyz))
+        assert (observed.probabilities, observed.repeat_difference > 1e-6) == seen
+    observed = checks.observe(plane, small, plane.logits(small.xyz))
+    assert observed == quiet()
+    assert checks.observe(plane, small, 1000 * plane.logits(small.xyz)).saturated == 1
+
+
+# What one attack's figure says of another's
+
+
+def compared(*attacks):
+    """Codes and messages for attacks of a hundred clips, each a count of the fallen and what its entry is."""
+    entries = [ENTRY.model_copy(update={"name": f"e{place}", **entry}) for place, (_, entry) in enumerate(attacks)]
+    rows = {
+        ("v", entry.name): [*fallen(count), *(row(at) for at in range(count, 100))]
+        for entry, (count, _) in zip(entries, attacks, strict=True)
+    }
+    results = [attack_result(entry, rows["v", entry.name]) for entry in entries]
+    clean = {"accuracy": 1.0, "ci95": (0, 1), "n": 100}
+    worst = worst_case(list(rows.values()))
+    victim = VictimResult(name="v", defense=None, parameters=None, clean=clean, attacks=results, worst_case=worst)
+    found = checks.warnings(summary(), entries, [victim], {"v": quiet()}, [], rows)
+    return [warning for warning in found if warning.code != "UNBROKEN"]
+
+
+def balls(*counts, family="Linf", **entry):
+    return [
+        (count, {"ball": (family, 0.01 * (place + 1)), "threat": f"{family} {place}", **entry})
+        for place, count in enumerate(counts)
+    ]
+
+
+def test_a_larger_radius_has_to_fell_more():
+    assert compared(*balls(20, 18, 60)) == []  # two clips of a hundred are chance
+    (warning,) = compared(*balls(20, 17, 60))
+    assert warning.code == "BUDGET_WITHOUT_EFFECT"
+    assert "e1 fells 17 clips and e0 20" in warning.message
+    (warning,) = compared(*balls(0, 0, 0))
+    assert (warning.code, "3 times the radius" in warning.message) == ("BUDGET_WITHOUT_EFFECT", True)
+    assert compared(*balls(97, 97, 97)) == []  # next to nothing is left to fell
+    assert compared(*balls(20), *balls(0, family="L2")) == []
+    assert compared(*balls(20), (0, {"ball": ("Linf", 0.03), "settings": {"steps": 5}})) == []
+
+
+def test_more_steps_have_to_fell_more():
+    def steps(*pairs):
+        return [(count, {"settings": {"steps": steps, "size": 1}}) for steps, count in pairs]
+
+    assert compared(*steps((10, 20), (100, 30), (50, 25))) == []
+    (warning,) = compared(*steps((10, 30), (100, 20), (50, 25))[:2])
+    assert (warning.code, "e1 fells 20 clips and e0 30" in warning.message) == ("MORE_STEPS_WORSE", True)
+
+
+def test_who_sees_less_has_to_fell_less():
+    seeing, blind = {"access": "gradients"}, {"access": "labels", "settings": {}}
+    assert compared((50, seeing), (51, blind)) == []
+    (warning,) = compared((50, seeing), (54, blind))
+    assert (warning.code, "e1, which sees labels, fells 54" in warning.message) == ("BLACK_BOX_STRONGER", True)
+    assert compared((50, seeing), (54, {**blind, "threat": "another"})) == []
+    assert compared((50, seeing), (60, seeing | {"settings": {}}), (54, blind)) == []
