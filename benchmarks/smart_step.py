@@ -1,7 +1,9 @@
-"""What a SMART step costs beside the bare forward pass and input gradient of the same victim.
+"""What SMART costs: a step beside the bare forward pass and input gradient, and whole attacks to the same success.
 
-Prints two ratios, each of medians over interleaved repetitions in one run: a SMART step over the bare pass (at most
-1.15), and the same step with parameter gradients left on, as published code does it, over ours.
+Prints ratios, each of medians over interleaved repetitions in one run: a SMART step over the bare pass (at most 1.15);
+the same step with parameter gradients left on, as published code does it, over ours; and the same steps on the same
+clips with parameter gradients on and every clip kept to the last step, as published code does it, over ours (at least
+2), and over ours with a search in bf16 and a verdict in float32 (at least 3, where the processor computes in bf16).
 
     python benchmarks/smart_step.py [--clips 16] [--repetitions 15] [--json FILE]
 """
@@ -18,6 +20,7 @@ import torch
 
 import funnybone as fb
 from funnybone.attacks.base import Problem
+from funnybone.chance import Chance
 from funnybone.goals import AnythingBut
 from funnybone.threat import Unbounded
 from funnybone.victims import Meter, view
@@ -32,7 +35,7 @@ def problem_for(victim, clips):
         clips=clips,
         reference=clips.labels,
         rows=torch.arange(len(clips)),
-        generator=torch.Generator().manual_seed(0),
+        chance=Chance(torch.arange(len(clips))),
     )
 
 
@@ -43,10 +46,37 @@ def seconds(function):
     return time.perf_counter() - begin
 
 
+def timed(candidates, repetitions):
+    """Median seconds of each, interleaved, so that a busy moment of the machine hits all alike."""
+    times = {name: [] for name in candidates}
+    for function in candidates.values():
+        function()
+    for _ in range(repetitions):
+        for name, function in candidates.items():
+            times[name].append(seconds(function))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def to_the_last_step(victim, clips, attack):
+    """Which clips fall at some step of an attack that lets none leave and computes gradients of weights along."""
+    problem = problem_for(victim, clips)
+    xyz = attack.start(problem)
+    fallen = torch.zeros(len(clips), dtype=torch.bool)
+    for k in range(attack.steps + 1):
+        xyz = xyz.detach().requires_grad_(True)
+        logits = victim.logits(xyz)
+        fallen |= problem.goal.achieved(logits, problem.reference)
+        problem.goal.loss(logits, problem.reference).sum().backward()
+        xyz = problem.constrain(attack.step(problem, xyz.detach(), xyz.grad, k))
+        victim.module.zero_grad(set_to_none=True)
+    return fallen
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=16)
     parser.add_argument("--repetitions", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=50, help="of whole attacks")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
@@ -85,15 +115,24 @@ def main():
 
     smart_problem = problem_for(victim, clips)
     attack.start(smart_problem)
-    candidates = {"bare": bare, "smart": step_of(victim), "published": published}
-    times = {name: [] for name in candidates}
-    for _ in range(2):
-        for function in candidates.values():
-            function()
-    for _ in range(arguments.repetitions):  # interleaved, so that a busy moment of the machine hits all alike
-        for name, function in candidates.items():
-            times[name].append(seconds(function))
-    medians = {name: statistics.median(values) for name, values in times.items()}
+    steps = {"bare": bare, "smart": step_of(victim), "published": published}
+    medians = timed(steps, arguments.repetitions)
+
+    whole = fb.create_attack("smart", steps=arguments.steps)
+    successes = {}
+
+    def ours(precision):
+        def run():
+            outcome = whole(victim, clips, precision=precision, batch_size=len(clips))
+            successes[precision] = int(outcome.success.sum())
+
+        return run
+
+    def published_whole():
+        successes["published"] = int(to_the_last_step(trainable, clips, whole).sum())
+
+    attacks = {"ours": ours("fp32"), "ours_bf16": ours("bf16"), "published": published_whole}
+    attack_medians = timed(attacks, max(arguments.repetitions // 5, 1))
     result = {
         "clips": len(clips),
         "repetitions": arguments.repetitions,
@@ -103,6 +142,11 @@ def main():
         "median_seconds": medians,
         "smart_over_bare": medians["smart"] / medians["bare"],
         "with_parameter_gradients_over_smart": medians["published"] / medians["smart"],
+        "attack_steps": arguments.steps,
+        "attack_median_seconds": attack_medians,
+        "successes": successes,
+        "published_over_ours": attack_medians["published"] / attack_medians["ours"],
+        "published_over_ours_bf16": attack_medians["published"] / attack_medians["ours_bf16"],
     }
     print(json.dumps(result, indent=2))
     if arguments.json:

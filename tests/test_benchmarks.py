@@ -1,0 +1,36 @@
+"""Scripts of benchmarks run, and say what they promise; how fast anything is, is not looked at."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def run(script, *arguments):
+    command = [sys.executable, BENCHMARKS / f"{script}.py", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_step_of_smart_and_whole_attacks_are_compared(tmp_path):
+    out = tmp_path / "step.json"
+    run("smart_step", "--clips", 2, "--repetitions", 1, "--steps", 4, "--json", out)
+    result = json.loads(out.read_text())
+    assert result["published_over_ours"] > 0
+    assert len(set(result["successes"].values())) == 1
+
+
+def test_victims_are_compared(tmp_path):
+    out = tmp_path / "victims.json"
+    run("victims", "--models", "hrnn", "--clips", 1, "--repetitions", 1, "--json", out)
+    assert json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("script", ["quick_suite", "smart_goals", "train_victims"])
+def test_long_ones_start(script):
+    assert "usage" in run(script, "--help")
