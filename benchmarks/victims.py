@@ -1,11 +1,14 @@
 """What a step of an attack costs on each victim: forward pass and gradient with respect to the input.
 
 Our form with frozen parameters against the authors' operation order (benchmarks/textbook) with parameter gradients
-on, as published attack code runs it, and against the same with frozen parameters. Interleaved in one run; medians, and
-ratios of medians. Also our form in bf16 autocast, where the processor computes in it, with the cosine between its input
-gradient and float32's; and the achieved GFLOP/s beside those of a matrix product of the same machine.
+on, as published attack code runs it, and against the same with frozen parameters. Interleaved in one run; medians with
+quartiles, and ratios of medians. Also our form in bf16 autocast, where the processor computes in it, with the cosine
+between its input gradient and float32's (of weights drawn at random; and, given a folder of trained weights and their
+motion file, of those on clips: the median over clips); and the achieved GFLOP/s beside those of matrix products of the
+same machine in both precisions.
 
     python benchmarks/victims.py [--models agcn ...] [--clips 8] [--frames 60] [--repetitions 9] [--json FILE]
+                                 [--weights FOLDER --data hdm05_11.npz --split subject:mm,tr] [--docs]
 """
 
 import argparse
@@ -19,8 +22,14 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+import funnybone as fb
 from funnybone import models
 from funnybone.skeletons import NTU25
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "victims_speed.json"
+PAGE = HERE.parent / "docs" / "models.md"
+MARKS = ("<!-- speed: made by benchmarks/victims.py -->\n", "<!-- end of speed -->\n")
 
 
 def seasoned(name):
@@ -59,9 +68,9 @@ def bf16(function):
     return run
 
 
-def product_rate(size=1024, repetitions=15):
-    """GFLOP/s of a float32 matrix product."""
-    a, b = torch.randn(2, size, size)
+def product_rate(dtype=torch.float32, size=1024, repetitions=15):
+    """GFLOP/s of a matrix product."""
+    a, b = torch.randn(2, size, size).to(dtype)
     times = []
     for _ in range(repetitions):
         begin = time.perf_counter()
@@ -103,6 +112,10 @@ def compare(name, clips, frames, repetitions, half):
         candidates["ours"]()
     result = {
         "median_seconds": medians,
+        "quartiles_seconds": {
+            key: statistics.quantiles(values, n=4)[::2] if len(values) > 1 else values * 2
+            for key, values in times.items()
+        },
         "textbook_over_ours": medians["textbook"] / medians["ours"],
         "textbook_frozen_over_ours": medians["textbook_frozen"] / medians["ours"],
         "cosine_to_textbook": cosine(gradients["ours"], gradients["textbook"]),
@@ -115,8 +128,43 @@ def compare(name, clips, frames, repetitions, half):
     return result
 
 
+def trained_cosine(weights, data, split, clips):
+    """Median over clips of the cosine between the input gradients in bf16 and in float32, of a trained victim."""
+    victim = fb.create_victim(weights)
+    shown = fb.load_data(data, split=split, frames=victim.frames)
+    shown = shown[torch.randperm(len(shown), generator=torch.Generator().manual_seed(0))[:clips].sort().values.tolist()]
+    plain, half = (step(forward, shown.xyz, shown.labels)() for forward in (victim.logits, bf16(victim.logits)))
+    return torch.cosine_similarity(plain.flatten(1).double(), half.flatten(1).double(), 1).median().item()
+
+
 def cosine(a, b):
     return torch.cosine_similarity(a.flatten().double(), b.flatten().double(), 0).item()
+
+
+def write_page(report):
+    """Put the table between the marks of docs/models.md."""
+    head = ("model", "ms", "authors' order / ours", "the same, frozen / ours", "authors' order / ours in bf16")
+    head += ("cosine in bf16", "GFLOP/s")
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    for name, found in report["victims"].items():
+        ratios = (found[key] for key in ("textbook_over_ours", "textbook_frozen_over_ours", "textbook_over_ours_bf16"))
+        cosines = f"{found['cosine_bf16']:.3f}"
+        if "cosine_bf16_trained" in found:
+            cosines += f" ({found['cosine_bf16_trained']:.3f})"
+        cells = [f"`{name}`", f"{1000 * found['median_seconds']['ours']:.0f}", *(f"{ratio:.2f}" for ratio in ratios)]
+        cells += [cosines, f"{found['gflop_per_second']:.0f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    products = [report[f"product_{kind}gflop_per_second"] for kind in ("", "bf16_")]
+    lines += [
+        "",
+        f"{report['clips']} clips of {report['frames']} frames and 25 joints; {report['threads']} threads, "
+        f"{report['machine']}, torch {report['torch']}; medians of {report['repetitions']} interleaved repetitions. "
+        f"A matrix product of this machine: {products[0]:.0f} GFLOP/s in float32, {products[1]:.0f} in bf16.",
+        "",
+    ]
+    page = PAGE.read_text()
+    before, rest = page.split(MARKS[0])
+    PAGE.write_text(before + MARKS[0] + "\n".join(lines) + MARKS[1] + rest.split(MARKS[1])[1])
 
 
 def main():
@@ -125,8 +173,15 @@ def main():
     parser.add_argument("--clips", type=int, default=8)
     parser.add_argument("--frames", type=int, default=60)
     parser.add_argument("--repetitions", type=int, default=9)
+    parser.add_argument("--weights", type=Path, help="a folder with MODEL.hdm05_11.0.safetensors")
+    parser.add_argument("--data", help="the motion file that they were trained on")
+    parser.add_argument("--split", default="subject:mm,tr")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--docs", action="store_true", help="write the table of docs/models.md from the last results")
     arguments = parser.parse_args()
+    if arguments.docs:
+        write_page(json.loads(RESULTS.read_text()))
+        return
 
     capability = torch.backends.cpu.get_cpu_capability()
     half = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
@@ -143,6 +198,11 @@ def main():
     rates = [product_rate()]
     for name in arguments.models:
         found = compare(name, arguments.clips, arguments.frames, arguments.repetitions, half)
+        weights = arguments.weights and arguments.weights / f"{name}.hdm05_11.0.safetensors"
+        if half and weights and weights.exists():
+            found["cosine_bf16_trained"] = trained_cosine(
+                str(weights), arguments.data, arguments.split, arguments.clips
+            )
         report["victims"][name] = found
         line = f"{name:12} {1000 * found['median_seconds']['ours']:7.0f} ms"
         line += f"   textbook {found['textbook_over_ours']:5.2f}x, frozen {found['textbook_frozen_over_ours']:5.2f}x"
@@ -151,6 +211,8 @@ def main():
         print(f"{line}   {found['gflop_per_second']:6.1f} GFLOP/s", flush=True)
         rates.append(product_rate())
     report["product_gflop_per_second"] = statistics.median(rates)
+    if half:
+        report["product_bf16_gflop_per_second"] = product_rate(torch.bfloat16)
     print(f"matrix product of this machine: {report['product_gflop_per_second']:.1f} GFLOP/s")
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
