@@ -58,6 +58,28 @@ def run(folder, **settings):
     return audit(victim(0.002), clips(), suite=small_suite(), out=folder, **settings)
 
 
+def shown_suite():
+    """One attack on the victim, one on surrogates."""
+    far = fb.create_attack("mifgsm", steps=6, step_size=0.2, early_stop=False)
+    entries = small_suite().entries[:1]
+    return Suite("shown", entries, transfer=(Entry(far, fb.goals.AnythingBut(), Linf(0.02), "far"),))
+
+
+def surrogates():
+    """Two planes of other directions than the victim's; the second gets some clips wrong."""
+    own = clips()
+    planes = {
+        name: linear_victim(own, generator=torch.Generator().manual_seed(seed)) for name, seed in (("a", 2), ("b", 3))
+    }
+    planes["b"].module.shift[::7] *= -20
+    return planes
+
+
+def run_shown(folder, **settings):
+    """Two chunks; three surrogates, the ensemble among them, on three targets."""
+    return audit(victim(), clips()[:40], surrogates=surrogates(), suite=shown_suite(), out=folder, **settings)
+
+
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -110,6 +132,17 @@ MOMENTS = (  # one after the other in one folder: each finds what the one before
 )
 
 
+SHOWN_MOMENTS = (  # likewise, of an audit with surrogates
+    (
+        "after replace",
+        5,
+    ),  # of a surrogate's first clips: the clean ones, the victim's two chunks and one more are there
+    ("commit", 8),  # of a target's answers: five chunks of surrogates were left
+    ("commit", 5),
+    ("before replace", 1),  # of audit.json
+)
+
+
 def in_child(work):
     """Fork, do it there, and return the child."""
     child = os.fork()
@@ -127,7 +160,7 @@ def was_killed(child):
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
-def killed_at(folder, moment):
+def killed_at(folder, moment, run=run):
     def work():
         dies_at(moment)
         run(folder)
@@ -164,6 +197,9 @@ def main(folder):
     killed += [killed_after(folder / "timed", steps) for steps in (6, 20, 20)]
     run(folder / "pieces")
     run(folder / "timed")
+    run_shown(folder / "shown-whole")
+    killed += [killed_at(folder / "shown-pieces", moment, run_shown) for moment in SHOWN_MOMENTS]
+    run_shown(folder / "shown-pieces")
     print(json.dumps({"killed": killed, "refused": said}))  # noqa: T201
 
 

@@ -13,6 +13,7 @@ import torch
 
 import audits_for_tests
 import funnybone as fb
+from funnybone.attacks.gradient import GradientAttack
 from funnybone.auditing import Entry, Suite, audit, create_suite, suite_names
 from funnybone.auditing.ledger import RESULT, Ledger
 from funnybone.auditing.plan import choose
@@ -262,6 +263,221 @@ def test_entries_of_one_name_are_refused(pgd):
     entry = Entry(pgd, fb.goals.AnythingBut(), Unbounded(), "same")
     with pytest.raises(fb.DataError, match="two entries are named 'same'"):
         Suite("twice", (entry, entry))
+    with pytest.raises(fb.DataError, match="two entries are named 'same'"):
+        Suite("twice", (entry,), transfer=(entry,))
+
+
+# Transfer
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_surrogates_are_attacked_to_the_last_step_within_a_radius_of_the_suite(name):
+    suite = create_suite(name)
+    assert {entry.attack.name for entry in suite.transfer} == {"mifgsm", "dim", "smart"}
+    for entry in suite.transfer:
+        assert isinstance(entry.attack, GradientAttack)
+        assert not entry.attack.early_stop
+        assert entry.threat in [other.threat for other in suite.entries]
+        assert entry.name.endswith(f"-linf-{1000 * entry.threat.radius:g}mm")
+
+
+def both(small, steps=12, goal=None):
+    """A suite whose two lists hold the same attack, by two names."""
+    attack = fb.create_attack("mifgsm", steps=steps, step_size=0.2, early_stop=False)
+    entries = [Entry(attack, goal or fb.goals.AnythingBut(), Linf(0.02), name) for name in ("own", "far")]
+    return Suite("both", (entries[0],), transfer=(entries[1],))
+
+
+def planes(clips):
+    """Three linear victims; the second gets every third clip wrong, and the third is harder to fool."""
+    made = {
+        name: linear_victim(clips, distance=distance, generator=torch.Generator().manual_seed(seed))
+        for name, seed, distance in (("one", 1, 0.05), ("two", 1, 0.05), ("three", 1, 0.12))
+    }
+    made["two"].module.shift[::3] += 0.2 * (1 - 2 * clips.labels[::3]) * -1
+    return made
+
+
+def test_transfer_of_an_audit_is_that_of_the_matrix(tmp_path):
+    clips = random_clips(40)
+    made = planes(clips)
+    one, two, three = made.values()
+    suite = both(clips)
+    done = audit({"three": three}, clips, surrogates={"one": one, "two": two}, suite=suite, out=tmp_path)
+    (found,) = done.result.transfer
+    assert (found.name, found.attack, found.goal, found.threat) == ("far", "mifgsm", "ab", "Linf(radius=0.02)")
+    assert found.settings["early_stop"] is False
+    assert (found.surrogates, found.targets) == (["one", "two", "one+two"], ["three", "one", "two"])
+    entry = suite.transfer[0]
+    matrix = fb.transfer_matrix(
+        entry.attack,
+        {"one": one, "two": two, "one+two": fb.Ensemble([one, two])},
+        {"three": three, "one": one, "two": two},
+        clips,
+        threat=entry.threat,
+    )
+    cells = {(cell.surrogate, cell.target): cell for cell in found.cells}
+    assert list(cells) == list(matrix.cells)
+    for place, counted in matrix.cells.items():
+        cell = cells[place]
+        assert (cell.n, cell.fooled, cell.fooled_surrogate, cell.fooled_both) == counted
+        assert (cell.rate, cell.ci95) == (counted.success, counted.ci95)
+    # Fourteen clips the second gets wrong: they are in no cell with it, and no success of anything.
+    assert {place: cell.n for place, cell in cells.items() if "two" not in place} == {
+        ("one", "three"): 40, ("one", "one"): 40, ("one+two", "three"): 26, ("one+two", "one"): 26,
+    }  # fmt: skip
+    assert {cell.n for place, cell in cells.items() if "two" in place} == {26}
+    assert [place for place, cell in cells.items() if cell.white_box] == [
+        ("one", "one"), ("two", "two"), ("one+two", "one"), ("one+two", "two"),
+    ]  # fmt: skip
+    assert {surrogate.name: surrogate.contains for surrogate in done.result.surrogates} == {
+        "one": ["one"], "two": ["two"], "one+two": ["one", "two"],
+    }  # fmt: skip
+    assert done.result.surrogates[1].clean.accuracy == 26 / 40
+
+
+def test_transfer_is_told_in_json_in_the_table_and_in_the_report(tmp_path):
+    clips = random_clips(40)
+    one, _, three = planes(clips).values()
+    done = audit({"three": three}, clips, surrogates={"one": one}, suite=both(clips), out=tmp_path)
+    document = json.loads((tmp_path / RESULT).read_text())
+    (found,) = document["transfer"]
+    hard, own = found["cells"]
+    assert (hard["n"], own["n"], own["rate"], own["white_box"]) == (40, 40, 1.0, True)
+    assert document == json.loads(AuditResult.load(tmp_path / RESULT).model_dump_json())
+    with Ledger.read(tmp_path) as ledger:
+        assert json.loads(summarise(ledger, done.result.environment).model_dump_json()) == document
+    text = str(done)
+    assert (
+        "transfer of far, goal ab, Linf(radius=0.02): % fooled of the n clips that surrogate and target both get"
+        in text
+    )
+    assert re.search(r"^surrogate +three +one$", text, re.MULTILINE)
+    assert re.search(r"^one  .* n=40 +100\.0 \[91\.2, 100\.0\] n=40\*$", text, re.MULTILINE)
+    moved = tmp_path.rename(tmp_path.with_name("elsewhere"))
+    from funnybone.report.folder import write_report
+
+    page = write_report(moved).read_text()
+    assert f"{own['fooled']} of 40 clips that one and one both get right fool one: 100.0 % [91.2, 100.0]" in page
+
+
+def test_an_audit_without_surrogates_has_no_transfer(tmp_path, small):
+    suite = both(small)
+    calls = []
+    done = audit(linear_victim(small), small, suite=suite, out=tmp_path, progress=lambda *told: calls.append(told[0]))
+    assert (done.result.transfer, done.result.surrogates) == ([], [])
+    assert set(calls) == {"own"}
+    assert "transfer" not in str(done)
+    before = json.loads((tmp_path / RESULT).read_text())
+    del before["transfer"], before["surrogates"]  # as audits of before there were surrogates wrote it
+    (tmp_path / RESULT).write_text(json.dumps(before))
+    assert AuditResult.load(tmp_path / RESULT) == done.result
+
+
+def test_a_victim_can_be_a_surrogate_too(tmp_path, small):
+    victim = linear_victim(small)
+    other = linear_victim(small, distance=0.02)
+    done = audit({"a": victim, "b": other}, small, surrogates={"a": victim}, suite=both(small), out=tmp_path)
+    (found,) = done.result.transfer
+    assert (found.surrogates, found.targets) == (["a"], ["a", "b"])
+    assert [cell.white_box for cell in found.cells] == [True, False]
+    assert [len(one.attacks) for one in done.result.victims] == [1, 1]
+
+
+def test_two_names_of_one_surrogate_are_white_box_to_each_other(tmp_path, small):
+    victim = linear_victim(small)
+    done = audit({"a": victim}, small, surrogates={"b": linear_victim(small)}, suite=both(small), out=tmp_path)
+    assert [cell.white_box for cell in done.result.transfer[0].cells] == [True, True]
+
+
+def hidden(victim, small, name="shy"):
+    return fb.CallableVictim(
+        lambda xyz: victim.labels(xyz), skeleton=small.skeleton, classes=small.classes, name=name, access="labels"
+    )
+
+
+def test_a_target_that_gives_labels_only_is_asked(tmp_path, small):
+    victim = linear_victim(small)
+    done = audit(hidden(victim, small), small, surrogates={"a": victim}, suite=both(small), out=tmp_path)
+    shy, own = done.result.transfer[0].cells
+    assert (shy.target, shy.n, shy.fooled, shy.white_box) == ("shy", own.n, own.fooled, False)
+    assert own.fooled == 8
+
+
+class ThreeClasses(torch.nn.Module):
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, xyz):
+        logits = self.module(xyz)
+        return torch.cat([logits, -0.5 * logits.abs().amax(1, keepdim=True)], 1)
+
+
+def test_a_target_whose_answers_a_goal_cannot_judge_has_no_cell(tmp_path, small):
+    clips = dataclasses.replace(small, classes=("left", "right", "neither"))
+    victim = fb.TorchVictim(
+        ThreeClasses(linear_victim(small).module), skeleton=clips.skeleton, classes=clips.classes, name="v"
+    )
+    suite = both(clips, goal=fb.goals.AnythingButTop(2))
+    done = audit(hidden(victim, clips), clips, surrogates={"a": victim}, suite=suite, out=tmp_path)
+    (found,) = done.result.transfer
+    assert [(cell.surrogate, cell.target) for cell in found.cells] == [("a", "a")]
+    assert "shy: far was not tried: goal ab2 needs scores to be judged" in str(done)
+    assert re.search(r"^a +- ", str(done), re.MULTILINE)
+    done.to_html()
+
+
+class Noisy(torch.nn.Module):
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, xyz):
+        logits = self.module(xyz)
+        return logits + 0.05 * torch.randn(logits.shape)
+
+
+def test_a_target_that_draws_gives_the_same_answers_whenever_it_is_asked(tmp_path):
+    clips = random_clips(40)
+    noisy = fb.TorchVictim(
+        Noisy(linear_victim(clips).module), skeleton=clips.skeleton, classes=clips.classes, name="v", stochastic=True
+    )
+    cells = []
+    for folder, seed in (("one", 3), ("two", 4)):
+        torch.manual_seed(seed)
+        done = audit(
+            noisy,
+            clips,
+            surrogates={"a": linear_victim(clips, distance=0.045)},
+            suite=both(clips),
+            out=tmp_path / folder,
+        )
+        cells.append(done.result.transfer)
+    assert cells[0] == cells[1]
+
+
+def test_surrogates_are_checked_before_anything_is_written(tmp_path, small):
+    victim, suite = linear_victim(small), both(small)
+    renamed = fb.TorchVictim(victim.module, skeleton=small.skeleton, classes=("left", "wrong"), name="r")
+    elsewhere = linear_victim(random_clips(4, skeleton=fb.skeletons.NTU25))
+    other = linear_victim(small, distance=0.02)
+    for surrogates, what in (
+        ({"a": renamed}, "surrogate 'a': victim 'r' knows 2 classes, .* differ in right, wrong"),
+        ({"b": other, "a": elsewhere}, "surrogate 'a': victim 'linear' expects skeleton NTU25"),
+        ({"a": hidden(victim, small)}, "surrogate 'a' offers labels, no gradients"),
+        ([victim, victim], "two surrogates have the same name, 'linear'"),
+        ({"v": other}, "a victim and another surrogate are both named 'v'"),
+    ):
+        with pytest.raises(fb.DataError, match=what) as error:
+            audit({"v": victim}, small, surrogates=surrogates, suite=suite, out=tmp_path / "never")
+        assert "\n" not in str(error.value)
+    with pytest.raises(fb.DataError, match="'v\\+w' is what the surrogates' ensemble is called"):
+        audit({"v+w": other}, small, surrogates={"v": victim, "w": other}, suite=suite, out=tmp_path / "never")
+    alone = Suite("alone", suite.entries)
+    with pytest.raises(fb.DataError, match="suite 'alone' has nothing to attack surrogates with"):
+        audit({"v": victim}, small, surrogates={"w": other}, suite=alone, out=tmp_path / "never")
+    assert not (tmp_path / "never").exists()
 
 
 # The report

@@ -8,8 +8,9 @@ import torch
 
 import funnybone as fb
 from funnybone.auditing import checks
-from funnybone.auditing.schema import VictimResult
-from funnybone.auditing.statistics import attack_result, worst_case
+from funnybone.auditing.answers import Answer
+from funnybone.auditing.schema import PlannedSurrogate, VictimResult
+from funnybone.auditing.statistics import attack_result, surrogate_result, transfer_result, worst_case
 from funnybone.testing import linear_victim, random_clips
 from rows_for_tests import ENTRY, quiet, row, summary
 
@@ -173,3 +174,64 @@ def test_who_sees_less_has_to_fell_less():
     assert (warning.code, "e1, which sees labels, fells 54" in warning.message) == ("BLACK_BOX_STRONGER", True)
     assert compared((50, seeing), (54, {**blind, "threat": "another"})) == []
     assert compared((50, seeing), (60, seeing | {"settings": {}}), (54, blind)) == []
+
+
+def transferred(seeing, fooled, *, threat="t", contains=("s",), surrogate_rows=None, observed=None, clean=100):
+    """Warnings where its gradients fell so many of the victim's clips, the first, and a surrogate's clips the last."""
+    entry, far = (
+        ENTRY.model_copy(update={"name": name, "threat": where}) for name, where in (("e", "t"), ("far", threat))
+    )
+    own = [*fallen(seeing), *(row(at) for at in range(seeing, 100))]
+    made = surrogate_rows or [row(at, prediction=1, victim="s", entry="far") for at in range(100)]
+    said = [Answer(True, int(at >= 100 - fooled), at >= 100 - fooled) for at in range(100)]
+    surrogate = PlannedSurrogate(
+        name="s", defense=None, parameters=None, observed=observed or quiet(), contains=list(contains)
+    )
+    shown = {("s", "far", "v"): list(zip(made, said, strict=True))}
+    results = [attack_result(entry, own)]
+    victim = VictimResult(
+        name="v",
+        defense=None,
+        parameters=None,
+        clean={"accuracy": 1.0, "ci95": (0, 1), "n": 100},
+        attacks=results,
+        worst_case=worst_case([own]),
+    )
+    found = checks.warnings(
+        summary(),
+        [entry],
+        [victim],
+        {"v": quiet(), "s": surrogate.observed},
+        [],
+        {("v", "e"): own, ("s", "far"): made},
+        surrogates=[surrogate_result(surrogate, [(0, int(at >= clean)) for at in range(100)])],
+        transfer=[transfer_result(far, [surrogate], ["v"], shown)],
+        shown=shown,
+    )
+    return [warning for warning in found if warning.code != "UNBROKEN"]
+
+
+def test_a_surrogate_has_to_fell_less_than_the_targets_own_gradients():
+    assert transferred(50, 52) == []
+    (warning,) = transferred(50, 53)
+    assert warning.code == "BLACK_BOX_STRONGER"
+    assert "v: of the 100 clips that s gets right as well, " in warning.message
+    assert "on 53, and attacks that see its own gradients, within the same threat model, on 50" in warning.message
+    assert transferred(50, 53, threat="another") == []
+    assert transferred(50, 53, contains=["s", "v"]) == []  # white-box
+    # Compared over the clips that both get right: of the 30 that the surrogate gets wrong, its own gradients fell 30.
+    made = [row(at, prediction=1, clean=int(at < 30), victim="s", entry="far") for at in range(100)]
+    (warning,) = transferred(50, 50, surrogate_rows=made)
+    assert "of the 70 clips" in warning.message
+    assert "on 50, and attacks that see its own gradients, within the same threat model, on 20" in warning.message
+
+
+def test_surrogates_are_looked_at_too():
+    made = [row(at, zero=at < 6, victim="s", entry="far") for at in range(100)]
+    (warning,) = transferred(50, 0, surrogate_rows=made)
+    assert (warning.code, warning.message[:7]) == ("ZERO_GRADIENT", "s: far ")
+    (warning,) = transferred(50, 0, observed=quiet(probabilities=True))
+    assert (warning.code, warning.message[:3]) == ("PROBABILITIES_NOT_LOGITS", "s: ")
+    (warning,) = transferred(50, 0, clean=60)
+    assert (warning.code, warning.message[:3]) == ("LOW_CLEAN_ACCURACY", "s: ")
+    assert transferred(50, 0, clean=60, contains=["a", "b"]) == []  # an ensemble: its parts are looked at

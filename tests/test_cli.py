@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import funnybone as fb
-from funnybone import models
+from funnybone import auditing, models
 from funnybone.cli import common, main
 from funnybone.data import npz
 from funnybone.errors import DataError
@@ -458,6 +458,62 @@ def test_audit_of_two_victims_one_of_which_hides_its_gradient(motion, tmp_path, 
     document = json.loads(capsys.readouterr().out)
     assert [victim["name"] for victim in document["victims"]] == ["make", "labels-only"]
     assert "ENTRY_SKIPPED" in {warning["code"] for warning in document["warnings"]}
+
+
+def test_audit_with_a_surrogate(motion, tmp_path, capsys):
+    command = ["audit", "victims_for_tests:answers_labels", "--surrogate", MAKE, "--data", str(motion)]
+    command += ["--out", str(tmp_path / "run"), "--frames", "10"]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    document = json.loads((tmp_path / "run" / "audit.json").read_text())
+    assert [victim["name"] for victim in document["victims"]] == ["labels-only"]
+    assert [surrogate["name"] for surrogate in document["surrogates"]] == ["make"]
+    names = ["mifgsm-linf-10mm", "dim-linf-10mm", "smart-linf-10mm"]
+    assert [attack["name"] for attack in document["transfer"]] == names
+    for attack in document["transfer"]:
+        assert [(cell["target"], cell["n"]) for cell in attack["cells"]] == [("labels-only", 12), ("make", 12)]
+        assert f"transfer of {attack['name']}, goal ab, Linf(radius=0.01): % fooled of the n clips that " in printed
+    assert "surrogate and target both get right" in printed
+    assert printed.count("n=12*") == 3
+    page = (tmp_path / "run" / "report.html").read_bytes()
+    recorded = (tmp_path / "run" / "ledger.sqlite").read_bytes()
+    assert main(command) == 0
+    assert capsys.readouterr().out == printed
+    assert (tmp_path / "run" / "ledger.sqlite").read_bytes() == recorded
+    assert main(["report", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "report.html").read_bytes() == page
+
+
+def test_audit_of_a_packaged_victim_through_another(tmp_path, monkeypatch, capsys):
+    suite = auditing.create_suite("quick")
+    attacks = {"entries": ("pgd", {}), "transfer": ("mifgsm", {"early_stop": False})}
+    one_step = {
+        name: (dataclasses.replace(getattr(suite, name)[0], attack=fb.create_attack(attack, steps=1, **settings)),)
+        for name, (attack, settings) in attacks.items()
+    }
+    quick = dataclasses.replace(suite, **one_step)
+    monkeypatch.setattr("funnybone.auditing.suites._SUITES", {"quick": lambda: quick})
+    file = tmp_path / "audit.toml"
+    file.write_text('victims = ["stgcn.synthetic"]\nsurrogate = ["sgn.synthetic"]\nlimit = 4\n')
+    told = []
+    monkeypatch.setattr("funnybone.cli.common.lines", lambda *_: lambda *now: told.append(now))
+    assert main(["audit", str(file), "--out", str(tmp_path / "run"), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    (found,) = document["transfer"]
+    assert (found["surrogates"], found["targets"]) == (["sgn.synthetic"], ["stgcn.synthetic", "sgn.synthetic"])
+    assert [cell["white_box"] for cell in found["cells"]] == [False, True]
+    for cell in found["cells"]:
+        assert cell["fooled_both"] <= min(cell["fooled"], cell["fooled_surrogate"]) <= cell["n"] <= 4
+    done, total, _ = told[-1]
+    assert done == total == 4 * (1 + 1 + 2)
+
+
+def test_surrogates_that_cannot_be_used(refused, motion, weights):
+    command = ["audit", MAKE, "--data", motion, "--out", "run", "--surrogate"]
+    refused(*command, "nowhere.safetensors", says=["nowhere.safetensors"])
+    refused(*command, weights, says=["surrogate 'other'", "NTU25 (25 joints)", "COCO17 (17 joints)"])
+    refused(*command, "victims_for_tests:answers_labels", says=["surrogate 'labels-only' offers labels", "gradients"])
+    refused(*command, MAKE, "--surrogate", MAKE, says=[f"surrogate '{MAKE}' is named twice"])
 
 
 @pytest.mark.usefixtures("audit")

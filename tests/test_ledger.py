@@ -25,7 +25,8 @@ def everything(folder):
     connection.row_factory = sqlite3.Row
     rows = [{**row, "seconds": 0} for row in connection.execute("SELECT * FROM results ORDER BY key")]
     rest = {
-        table: connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3").fetchall() for table in ("clean", "shards")
+        table: connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3").fetchall()
+        for table in ("clean", "shards", "answers")
     }
     connection.close()
     figures = json.loads((folder / RESULT).read_text())
@@ -72,6 +73,10 @@ def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_rows(tmp_p
     assert len(whole[0]) == 2 * audits_for_tests.CLIPS
     assert everything(tmp_path / "pieces") == whole
     assert everything(tmp_path / "timed") == whole
+    with_surrogates = everything(tmp_path / "shown-whole")
+    assert everything(tmp_path / "shown-pieces") == with_surrogates
+    assert len(with_surrogates[0]) == 4 * 40  # the victim, two surrogates, their ensemble
+    assert len(with_surrogates[1]["answers"]) == 3 * 3 * 2  # surrogates, targets, chunks
     assert not list(tmp_path.glob("**/*.partial"))
     # While one process was at work, another one was refused.
     assert report["refused"] == [
@@ -87,6 +92,72 @@ def test_a_finished_audit_attacks_nothing_again(folder, monkeypatch):
     assert everything(folder) == before
     assert calls == [("tight", 70, 13, 70), ("wide", 70, 70, 70)]
     assert done.result.victims[0].attacks[1].succeeded == 70
+
+
+@pytest.fixture(scope="module")
+def shown_pattern(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shown") / "audit"
+    audits_for_tests.run_shown(folder)
+    return folder
+
+
+@pytest.fixture
+def shown(tmp_path, shown_pattern):
+    return shutil.copytree(shown_pattern, tmp_path / "shown")
+
+
+def test_a_finished_audit_with_surrogates_attacks_and_asks_nothing_again(shown, monkeypatch):
+    before = everything(shown)
+    monkeypatch.setattr("funnybone.auditing.executors.attack", None)
+    monkeypatch.setattr("funnybone.auditing.asking.judge", None)
+    calls = []
+    done = audits_for_tests.run_shown(shown, progress=lambda *told: calls.append(told))
+    assert everything(shown) == before
+    assert [told for told in calls if told[0] == "a: far"] == [("a: far", 40, 40, 40)]
+    assert calls[-1] == ("a+b: far, shown to b", 40, calls[-1][2], 40)
+    assert [len(attack.cells) for attack in done.result.transfer] == [9]
+    with pytest.raises(DataError, match=r"holds another audit \(other surrogates\)"):
+        audit(audits_for_tests.victim(), audits_for_tests.clips()[:40], suite=audits_for_tests.shown_suite(), out=shown)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ("DELETE FROM answers WHERE target = 'b' AND shard LIKE 'a-far-0001-%'", "32 answers of b to far on a, though"),
+        ("UPDATE answers SET said = '[]'", "table answers, '.*' to .*: said has 0 answers to (32|8) clips"),
+        ("UPDATE answers SET said = replace(said, ', 0]', ', 2]')", "table answers, .*: said is no list of answers"),
+        ("UPDATE answers SET target = 'c' WHERE target = 'b'", "table answers: of 'c' to .*, which is no part of this"),
+        (
+            "UPDATE answers SET shard = (SELECT shard FROM results WHERE entry = 'tight' AND clip_index < 8 LIMIT 1)"
+            " WHERE rowid = 1",
+            "table answers: of 'slow' to slow-tight-0000-.*, which is no part of this audit",
+        ),
+    ],
+)
+def test_damaged_answers_are_named(shown, change, what):
+    in_ledger(change)(shown)
+    before = everything_there(shown)
+    with pytest.raises(DataError, match=what) as error:
+        write_report(shown)
+    assert "\n" not in str(error.value)
+    if "though" not in what:  # which is work to be done again
+        with pytest.raises(DataError, match=what):
+            audits_for_tests.run_shown(shown)
+    assert everything_there(shown) == before
+
+
+def test_answers_are_to_the_stored_clips(shown):
+    targets = {"slow": audits_for_tests.victim(), **audits_for_tests.surrogates()}
+    with Ledger.read(shown) as ledger:
+        clips = ledger.clips()
+        for surrogate in ("a", "b", "a+b"):
+            rows = ledger.rows(surrogate, "far")
+            moved = torch.stack([ledger.adversarial(row) for row in rows])
+            for name, target in targets.items():
+                said = ledger.answers_to(rows, name)
+                assert [answer.right for answer in said] == (target.labels(clips.xyz) == clips.labels).tolist()
+                assert [answer.prediction for answer in said] == target.labels(moved).tolist()
+                assert [answer.fooled for answer in said] == (target.labels(moved) != clips.labels).tolist()
 
 
 def test_rows_keep_every_figure_of_the_outcome(folder):
@@ -174,7 +245,7 @@ AT_WRITING = [
 AT_BOTH = [
     (lambda folder: (folder / LEDGER).write_bytes(b"not a database " * 400), "ledger.sqlite: .*not a database"),
     (lambda folder: cut(folder / LEDGER), "ledger.sqlite: .*damaged"),
-    (in_ledger("PRAGMA user_version = 99"), "ledger.sqlite: schema version is 99, .* writes 2"),
+    (in_ledger("PRAGMA user_version = 99"), "ledger.sqlite: schema version is 99, .* writes 3"),
     (in_ledger("DROP TABLE results"), "ledger.sqlite: .*no such table: results"),
     (in_ledger("DELETE FROM results WHERE clip = 'clip3'"), "ledger.sqlite: 31 rows for slow-tight-0000"),
     (in_ledger("DELETE FROM meta"), "ledger.sqlite: no entry '(identity|about)' in table meta"),

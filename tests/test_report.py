@@ -20,10 +20,14 @@ from funnybone.auditing.schema import (
     AuditWarning,
     CleanResult,
     DataSummary,
+    SurrogateResult,
+    TransferCell,
+    TransferResult,
     VictimResult,
     WorstCase,
 )
 from funnybone.errors import DataError
+from funnybone.metrics.intervals import wilson
 from funnybone.report.charts import displacement_curves
 from funnybone.report.examples import Example
 from funnybone.report.html import render
@@ -183,6 +187,54 @@ def audit(**changes) -> AuditResult:
     return AuditResult(**(values | changes))
 
 
+def cell(surrogate: str, target: str, fooled: int, n: int, **changes) -> TransferCell:
+    values = {
+        "surrogate": surrogate,
+        "target": target,
+        "white_box": target in surrogate.split("+"),
+        "n": n,
+        "fooled": fooled,
+        "rate": fooled / n if n else None,
+        "ci95": wilson(fooled, n),
+        "fooled_surrogate": n,
+        "fooled_both": fooled,
+    }
+    return TransferCell(**(values | changes))
+
+
+def transfer(targets=("stgcn", HOSTILE, "sgn", "ctrgcn"), attacks=("mifgsm", "dim"), missing=()) -> dict:
+    """Two surrogates, the last two of the targets, and their ensemble; cells of every shade, one over no clip."""
+    own = list(targets[-2:])
+    surrogates = [*own, "+".join(own)]
+    matrices = []
+    for place, name in enumerate(attacks):
+        cells = [
+            cell(one, target, (17 * row + 31 * column + 7 * place) % 91 if column else 0, 90 if row or column else 0)
+            for row, one in enumerate(surrogates)
+            for column, target in enumerate(targets)
+            if target not in missing
+        ]
+        matrices.append(
+            TransferResult(
+                name=name,
+                attack=name,
+                access="gradients",
+                goal="ab",
+                threat="Linf(radius=0.01)",
+                settings={"steps": 10},
+                surrogates=surrogates,
+                targets=list(targets),
+                cells=cells,
+            )
+        )
+    clean = CleanResult(accuracy=0.91, ci95=(0.84, 0.95), n=99)
+    met = [
+        SurrogateResult(name=one, defense=None, parameters=70_000, contains=one.split("+"), clean=clean)
+        for one in surrogates
+    ]
+    return {"surrogates": met, "transfer": matrices}
+
+
 class Page(HTMLParser):
     """The elements and the visible text of a page."""
 
@@ -296,6 +348,40 @@ def test_page_is_the_same_each_time_and_light_without_examples():
     bare = render(audit(), [])
     assert "data-player" not in bare
     assert len(bare) < 100_000
+
+
+def test_transfer_says_rate_n_and_interval_of_each_cell():
+    page = Page(render(audit(**transfer()), []))
+    assert "of the n clips that surrogate and target both get right before" in page.text
+    assert page.text.count("Fooled, in % of the n clips that both get right.") == 2
+    cells = [attributes for tag, attributes in page.tags if tag == "td" and "title" in attributes]
+    assert len(cells) == 2 * 3 * 4
+    # ctrgcn on the hostile name, by mifgsm: 48 of 90.
+    (found,) = [
+        one for one in cells if one["title"].startswith(f"48 of 90 clips that ctrgcn and {HOSTILE} both get right")
+    ]
+    assert found["title"].endswith(f"fool {HOSTILE}: 53.3 % [43.1, 63.3]")
+    assert found["class"] == "h5"
+    assert "53.3 n=90 , interval 43.1 to 63.3 %" in page.text
+    assert sum("own" in one["class"] for one in cells) == 2 * 4
+    assert [one["title"] for one in cells if one["class"] == "hnone"] == [
+        "sgn and stgcn get no clip right together"
+    ] * 2
+    assert not re.search(r"\b(None|nan|NaN|null|undefined)\b", page.text)
+    assert not [attributes for tag, attributes in page.tags if tag == "img" or "style" in attributes]
+    assert ("a", {"href": "#transfer"}) in page.tags
+    assert "sgn+ctrgcn surrogate" in page.text
+
+
+def test_a_target_without_a_cell_is_a_dash():
+    page = Page(render(audit(**transfer(missing=("stgcn",))), []))
+    titles = [attributes.get("title", "") for tag, attributes in page.tags if tag == "td"]
+    assert sum("cannot be judged" in title for title in titles) == 2 * 3
+
+
+def test_no_transfer_no_section(page):
+    assert "Transfer" not in page.text
+    assert not any(attributes.get("id") == "transfer" for _, attributes in page.tags)
 
 
 def unpack(packed: dict, shape: tuple[int, ...]) -> np.ndarray:

@@ -1,13 +1,14 @@
 """The report as a person meets it: opened from disk in a browser without a network, played, turned and looked at."""
 
 import io
+import itertools
 import shutil
 
 import numpy as np
 import pytest
 
 from funnybone.report.html import render
-from test_report import HOSTILE, LONG, attack, audit, gallery
+from test_report import HOSTILE, LONG, attack, audit, gallery, transfer
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 image = pytest.importorskip("PIL.Image", reason="pillow is not installed")
@@ -39,7 +40,8 @@ def report(tmp_path_factory):
     victims = audit().victims
     many = victims[0].model_copy(update={"name": LONG, "attacks": [attack(f"{LONG}-{k}") for k in range(9)]})
     data = audit().data.model_copy(update={"name": LONG, "synthetic": True})
-    path.write_text(render(audit(data=data, victims=[*victims, many]), gallery()), encoding="utf-8")
+    shown = transfer(("stgcn", HOSTILE, LONG, "sgn", "ctrgcn"), attacks=("mifgsm", LONG))
+    path.write_text(render(audit(data=data, victims=[*victims, many], **shown), gallery()), encoding="utf-8")
     return path
 
 
@@ -397,3 +399,51 @@ def test_captions_tell_prediction_truth_and_outcome(open_report):
     assert view.role("mean").inner_text() == "9.3 mm"
     view.choose(4)
     assert view.role("mean").inner_text().endswith("px")
+
+
+# The luminance of what stands in a cell and of what is under it, as WCAG 2 defines it, through a canvas, which knows
+# every notation of a colour.
+CONTRASTS = """() => {
+  const pen = Object.assign(document.createElement('canvas'), {width: 1, height: 1}).getContext('2d');
+  const luminance = colour => {
+    pen.fillStyle = colour;
+    pen.fillRect(0, 0, 1, 1);
+    const linear = [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3).map(v => v / 255)
+      .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
+  };
+  return [...document.querySelectorAll('.heat td:not(.hnone)')].map(cell => {
+    const under = luminance(getComputedStyle(cell).backgroundColor);
+    const over = [...cell.querySelectorAll('b, small')].map(text => luminance(getComputedStyle(text).color));
+    const contrast = over.map(text => (Math.max(text, under) + 0.05) / (Math.min(text, under) + 0.05));
+    return [parseFloat(cell.innerText), under, Math.min(...contrast)];
+  });
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_cells_of_transfer_are_shaded_by_their_rate_and_readable(open_report, scheme):
+    cells = open_report(scheme=scheme).page.evaluate(CONTRASTS)
+    assert len(cells) == 2 * (3 * 5 - 1)
+    assert min(contrast for _, _, contrast in cells) >= 4.5
+    shades = {}
+    for rate, shade, _ in cells:
+        shades.setdefault(shade, []).append(rate)
+    assert len(shades) >= 9
+    # The surer the attack, the darker on a light page, the brighter than the card on a dark one.
+    ordered = [shades[shade] for shade in sorted(shades, reverse=scheme == "light")]
+    for fainter, stronger in itertools.pairwise(ordered):
+        assert max(fainter) < min(stronger)
+
+
+def test_matrices_scroll_on_a_phone_and_keep_their_first_column(open_report):
+    view = open_report(width=360, height=740)
+    matrix = view.page.locator(".heats .scroll").first
+    matrix.scroll_into_view_if_needed()
+    assert matrix.evaluate("e => e.scrollWidth > e.clientWidth && e.getBoundingClientRect().right <= innerWidth")
+    before = matrix.locator("tbody th").first.bounding_box()["x"]
+    caption = matrix.locator("caption span").bounding_box()
+    assert caption["x"] + caption["width"] <= 360
+    matrix.evaluate("e => { e.scrollLeft = 200; }")
+    assert matrix.locator("tbody th").first.bounding_box()["x"] == pytest.approx(before, abs=1)
+    assert matrix.locator("caption span").bounding_box()["x"] == pytest.approx(caption["x"], abs=1)

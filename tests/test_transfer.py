@@ -4,6 +4,9 @@ import pytest
 import torch
 
 import funnybone as fb
+from funnybone.auditing.answers import Answer, from_sql, to_sql
+from funnybone.auditing.rows import FieldError
+from funnybone.auditing.transfer import Made, Transfer
 from funnybone.testing import linear_victim, random_clips
 from funnybone.threat import L2, Linf
 
@@ -65,6 +68,53 @@ def test_radii_that_mean_nothing_are_refused(scene, radii):
     clips, victim = scene
     with pytest.raises(fb.DataError, match="radii"):
         fb.security_curve(fb.create_attack("pgd"), victim, clips, radii)
+
+
+def test_transfer_against_a_count_by_hand():
+    made = [
+        Made(attacked=True, success=True, violation=0.0),  # both right, both fooled
+        Made(attacked=True, success=True, violation=0.0),  # both right, only the surrogate fooled
+        Made(attacked=True, success=False, violation=0.0),  # both right, only the target fooled
+        Made(
+            attacked=True, success=False, violation=0.5
+        ),  # fooled from outside of the threat model: it counts, as none
+        Made(attacked=True, success=True, violation=0.0),  # the target was wrong before
+        Made(attacked=False, success=False, violation=0.0),  # the surrogate was
+        Made(attacked=False, success=False, violation=0.0),  # both were
+    ]
+    right = [True, True, True, True, False, True, False]
+    fooled = [True, False, True, True, True, True, True]
+    found = Transfer.of(made, [Answer(*said) for said in zip(right, [1] * 7, fooled, strict=True)])
+    assert found == (4, 2, 2, 1)
+    assert found.success == 2 / 4
+    assert found.ci95 == pytest.approx((0.1500, 0.8500), abs=1e-4)  # Wilson, 2 of 4
+    nothing = Transfer.of(made[4:], [Answer(*said) for said in zip(right[4:], [1] * 3, fooled[4:], strict=True)])
+    assert (nothing, nothing.success, nothing.ci95) == ((0, 0, 0, 0), None, None)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "",
+        "{}",
+        "[1, 2]",
+        '["abc"]',
+        "[[1, 0]]",
+        "[[2, 0, 0]]",
+        "[[1, 3, 0]]",
+        "[[1, -1, 0]]",
+        "[[1, 0.5, 0]]",
+        None,
+        b"\xff",
+    ],
+)
+def test_answers_that_no_audit_writes_are_refused(said):
+    good = [Answer(True, 2, False), Answer(False, 0, True)]
+    assert from_sql(to_sql(good), 2, 3) == good
+    with pytest.raises(FieldError, match="said"):
+        from_sql(said, 1, 3)
+    with pytest.raises(FieldError, match="2 answers to 3 clips"):
+        from_sql(to_sql(good), 3, 3)
 
 
 def test_only_clips_that_both_get_right_count(scene):

@@ -318,7 +318,11 @@ class Attack(ABC):
                 trace = self.run(problem, tell)
                 found = trace.xyz.to(xyz.device, torch.float32)
                 xyz[rows] = torch.where(clips.valid[rows][..., None, None], found, clips.xyz[rows])
-                steps[rows], zero[rows], claimed[rows] = trace.steps.cpu(), trace.zero_gradient.cpu(), trace.fallen.cpu()
+                steps[rows], zero[rows], claimed[rows] = (
+                    trace.steps.cpu(),
+                    trace.zero_gradient.cpu(),
+                    trace.fallen.cpu(),
+                )
                 done, successes = done + len(rows), successes + int(trace.fallen.sum())
 
             adversarial = clips.with_xyz(xyz)

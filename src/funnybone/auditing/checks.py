@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -18,8 +19,11 @@ from funnybone.auditing.schema import (
     DataSummary,
     Observed,
     PlannedEntry,
+    SurrogateResult,
+    TransferResult,
     VictimResult,
 )
+from funnybone.auditing.statistics import Shown
 from funnybone.clips import Clips
 from funnybone.metrics.intervals import wilson
 from funnybone.victims.base import Victim
@@ -95,6 +99,10 @@ def warnings(
     observed: Mapping[str, Observed],
     skipped: Sequence[tuple[str, str, str]],
     rows: Mapping[tuple[str, str], Sequence[Row]],
+    *,
+    surrogates: Sequence[SurrogateResult] = (),
+    transfer: Sequence[TransferResult] = (),
+    shown: Shown = MappingProxyType({}),
 ) -> list[AuditWarning]:
     """Return every warning of an audit.
 
@@ -107,11 +115,13 @@ def warnings(
     victims : sequence of VictimResult
         The figures.
     observed : mapping of str to Observed
-        What `observe` saw of each victim.
+        What `observe` saw of each victim and surrogate.
     skipped : sequence of (str, str, str)
         Victim, entry and reason of what was not tried.
     rows : mapping of (str, str) to sequence of Row
-        The ledger's rows by victim and entry.
+        The ledger's rows by victim and entry, those of surrogates among them.
+    surrogates, transfer, shown : optional
+        The figures of transfer, and what they were counted from.
     """
     found = [*_of_data(data)]
     for victim in victims:
@@ -121,6 +131,15 @@ def warnings(
             found += _of_attack(victim.name, attack, rows[victim.name, attack.name])
         found += _of_strength(victim)
         found += _of_entries(victim, entries)
+    known = {victim.name for victim in victims}
+    for surrogate in surrogates:
+        if (
+            surrogate.name not in known and surrogate.name in surrogate.contains
+        ):  # of an ensemble, its parts are told of
+            found += _of_victim(surrogate, observed[surrogate.name])
+        for attacked in transfer:
+            found += _of_clips(surrogate.name, attacked.name, rows[surrogate.name, attacked.name])
+    found += _of_transfer(entries, transfer, rows, shown)
     return [AuditWarning(code=code.value, message=message) for code, message in found]
 
 
@@ -136,7 +155,7 @@ def _of_data(data: DataSummary) -> Found:
         yield Code.SMALL_SAMPLE, f"{data.n} clips: a rate near 50 % is known to ±{half:.1f} points and no better"
 
 
-def _of_victim(victim: VictimResult, observed: Observed) -> Found:
+def _of_victim(victim: VictimResult | SurrogateResult, observed: Observed) -> Found:
     clean, name = victim.clean, victim.name
     if clean.accuracy < LOW_ACCURACY:
         yield (
@@ -176,8 +195,8 @@ def _of_access(victim: VictimResult, skipped: Sequence[tuple[str, str, str]]) ->
             yield Code.ENTRY_SKIPPED, f"{name}: {entry} was not tried: {why}"
 
 
-def _of_attack(victim: str, attack: AttackResult, rows: Sequence[Row]) -> Found:
-    entry, goal, most_steps = attack.name, attack.goal, attack.settings.get("steps")
+def _of_clips(victim: str, entry: str, rows: Sequence[Row]) -> Found:
+    """What a user of the clips must know, whoever they are shown to."""
     attacked = [row for row in rows if row.attacked]
     outside = sum(row.violation > TOLERANCE for row in rows)
     if outside:
@@ -201,6 +220,12 @@ def _of_attack(victim: str, attack: AttackResult, rows: Sequence[Row]) -> Found:
             f"{victim}: {entry} took {lost} of {len(attacked)} attacked clips for fallen that the stored float32 clip "
             "does not fool",
         )
+
+
+def _of_attack(victim: str, attack: AttackResult, rows: Sequence[Row]) -> Found:
+    entry, goal, most_steps = attack.name, attack.goal, attack.settings.get("steps")
+    attacked = [row for row in rows if row.attacked]
+    yield from _of_clips(victim, entry, rows)
     own = sum(row.reference == row.label for row in rows)
     if goal.startswith("sa") and own:
         yield (
@@ -278,6 +303,33 @@ def _of_entries(victim: VictimResult, entries: Sequence[PlannedEntry]) -> Found:
                     Code.BLACK_BOX_STRONGER,
                     f"{victim.name}: {best.name}, which sees {best.access}, fells {best.succeeded} clips, and "
                     f"{other.name}, which sees gradients, {other.succeeded}; the gradients are masked",
+                )
+
+
+def _of_transfer(
+    entries: Sequence[PlannedEntry],
+    transfer: Sequence[TransferResult],
+    rows: Mapping[tuple[str, str], Sequence[Row]],
+    shown: Shown,
+) -> Found:
+    """What a surrogate's clips say of the attacks that saw the target's own gradients, over the clips of one cell."""
+    planned: list[PlannedEntry | TransferResult] = [*entries, *transfer]
+    for attack in transfer:
+        aim = ("gradients", attack.goal, attack.threat)
+        same = [entry.name for entry in planned if (entry.access, entry.goal, entry.threat) == aim]
+        for cell in attack.cells:
+            own = [rows[cell.target, name] for name in same if (cell.target, name) in rows]
+            if cell.white_box or not own:
+                continue
+            felled = {row.clip_index for found in own for row in found if row.success}
+            both = [row for row, said in shown[cell.surrogate, attack.name, cell.target] if row.attacked and said.right]
+            seen = sum(row.clip_index in felled for row in both)
+            if cell.fooled - seen > SLACK * cell.n:
+                yield (
+                    Code.BLACK_BOX_STRONGER,
+                    f"{cell.target}: of the {cell.n} clips that {cell.surrogate} gets right as well, those that "
+                    f"{attack.name} made on {cell.surrogate} fool it on {cell.fooled}, and attacks that see its own "
+                    f"gradients, within the same threat model, on {seen}; its gradients are masked",
                 )
 
 

@@ -21,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor
 
-from funnybone.auditing import files
+from funnybone.auditing import answers, files
+from funnybone.auditing.answers import Answer
 from funnybone.auditing.plan import data_digest
 from funnybone.auditing.rows import COLUMNS, TABLE, FieldError, Row, from_sql, plain_name, to_sql
 from funnybone.auditing.schema import About, first_fault
@@ -29,7 +30,7 @@ from funnybone.clips import Clips
 from funnybone.clips_io import load_clips, save_clips
 from funnybone.errors import DataError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 LEDGER, CLIPS, LOCK, SHARDS = "ledger.sqlite", "clips.safetensors", "audit.lock", "adversarial"
 RESULT, REPORT = "audit.json", "report.html"  # what is made of the ledger, beside it
 _AGAIN = "take it from a copy of the folder, or audit again with another --out"
@@ -40,6 +41,7 @@ _TABLES = (
     "CREATE TABLE shards (chunk_key TEXT PRIMARY KEY, shard TEXT NOT NULL UNIQUE, clips INTEGER NOT NULL,"
     " sha256 TEXT NOT NULL)",
     TABLE,
+    answers.TABLE,
     "CREATE UNIQUE INDEX one_row ON results (victim, entry, goal, clip, seed)",
 )
 # Primary result codes of sqlite (https://sqlite.org/rescode.html); an extended one has more bits above these.
@@ -189,10 +191,11 @@ class Ledger:
                 hint="choose another --out, or use the version of funnybone that wrote it",
             )
 
-    def _verify(self, clips: Clips) -> Counter[tuple[str, str]]:
+    def _verify(self, clips: Clips) -> Counter[tuple[str, ...]]:
         """Raise `DataError` unless every page of the file, every row and every shard is as it was written.
 
-        ``clips`` are those of the audit: rows have to speak of them. Returns the number of rows by victim and entry.
+        ``clips`` are those of the audit: rows have to speak of them. Returns the number of rows by victim and entry,
+        and of answers by surrogate, entry and target.
         """
         fault = self._select("PRAGMA quick_check(1)")[0][0]
         if fault != "ok":
@@ -201,11 +204,12 @@ class Ledger:
         data = about.data
         if (data.n, data.classes, data.sha256) != (len(clips), list(clips.classes), data_digest(clips)):
             raise self._damaged("table meta, entry about: field data: not the clips of this audit")
-        planned = {(victim.name, entry.name) for victim in about.victims for entry in about.entries}
+        planned, shown = set(about.attacks()), set(about.shown())
         recorded = self._shards()
         labels = clips.labels.tolist()
         counts: Counter[str] = Counter()
-        found: Counter[tuple[str, str]] = Counter()
+        found: Counter[tuple[str, ...]] = Counter()
+        origins: dict[str, tuple[str, str]] = {}
         for row in self._rows():
             if (row.victim, row.entry) not in planned:
                 raise self._damaged(f"table results: {row.entry!r} on {row.victim!r}, which is no part of this audit")
@@ -221,13 +225,19 @@ class Ledger:
                 )
             counts[row.shard] += 1
             found[row.victim, row.entry] += 1
+            origins[row.shard] = (row.victim, row.entry)
         for shard, held in recorded.items():
             if counts[shard] != held:
                 raise self._damaged(f"{counts[shard]} rows for {shard}, which holds {held} clips")
-        for victim in about.victims:
-            said = self.clean(victim.name)
-            if said and [label for label, _ in said] != labels:
-                raise self._damaged(f"table clean: the labels of victim {victim.name!r} are not those of the clips")
+        for shard, target, said in self._select("SELECT shard, target, said FROM answers"):
+            place = (*origins.get(shard, (shard, "")), target)
+            if place not in shown:
+                raise self._damaged(f"table answers: of {target!r} to {shard}, which is no part of this audit")
+            found[place] += len(self._answers(shard, target, said, recorded[shard], len(data.classes)))
+        for name in about.everyone():
+            clean = self.clean(name)
+            if clean and [label for label, _ in clean] != labels:
+                raise self._damaged(f"table clean: the labels of victim {name!r} are not those of the clips")
         return found
 
     def _shards(self) -> dict[str, int]:
@@ -253,16 +263,17 @@ class Ledger:
         if data_digest(clips) != about.data.sha256 or len(clips) != about.data.n:
             raise DataError(f"{self.folder / CLIPS}: not the clips of this audit", hint=f"it is damaged; {_AGAIN}")
         found = self._verify(clips)
-        skipped = {(victim, entry) for victim, entry, _ in about.skipped}
-        for victim in about.victims:
-            if not self.clean(victim.name):
-                raise self._damaged(f"table clean: no rows of victim {victim.name!r}, though the audit is finished")
-            for entry in about.entries:
-                place = victim.name, entry.name
-                if place not in skipped and found[place] != about.data.n:
+        for name in about.everyone():
+            if not self.clean(name):
+                raise self._damaged(f"table clean: no rows of victim {name!r}, though the audit is finished")
+        for table, places in (("results", about.attacks()), ("answers", about.shown())):
+            for place in places:
+                if found[place] != about.data.n:
+                    victim, entry, *target = place
+                    what = f"answers of {target[0]} to {entry}" if target else f"rows of {entry}"
                     raise self._damaged(
-                        f"table results: {found[place]} rows of {entry.name} on {victim.name}, though the audit is "
-                        f"finished and has {about.data.n} clips"
+                        f"table {table}: {found[place]} {what} on {victim}, though the audit is finished and has "
+                        f"{about.data.n} clips"
                     )
 
     def _damaged(self, what: str) -> DataError:
@@ -338,6 +349,31 @@ class Ledger:
                 f"INSERT INTO results VALUES ({', '.join('?' * len(COLUMNS))})", map(to_sql, rows)
             )
 
+    def record_answers(self, shard: str, target: str, said: Sequence[Answer]) -> None:
+        """Record what a target says to the clips of one shard."""
+        with self._transaction():
+            self._connection.execute("INSERT INTO answers VALUES (?, ?, ?)", (shard, target, answers.to_sql(said)))
+
+    def answered(self) -> set[tuple[str, str]]:
+        """Shards and targets of the answers that are recorded."""
+        with _readable(self.folder / LEDGER):
+            return set(self._select("SELECT shard, target FROM answers"))
+
+    def answers_to(self, rows: Sequence[Row], target: str) -> list[Answer]:
+        """Return what a target says to the adversarial clips of these rows."""
+        with _readable(self.folder / LEDGER):
+            classes = len(self.about().data.classes)
+            found = dict(self._select("SELECT shard, said FROM answers WHERE target = ?", target))
+        held = Counter(row.shard for row in rows)
+        said = {shard: self._answers(shard, target, found.get(shard), n, classes) for shard, n in held.items()}
+        return [said[row.shard][row.shard_row] for row in rows]
+
+    def _answers(self, shard: str, target: str, said: Any, clips: int, classes: int) -> list[Answer]:
+        try:
+            return answers.from_sql(said, clips, classes)
+        except FieldError as error:
+            raise self._damaged(f"table answers, {target!r} to {shard}: {error}") from None
+
     def clean(self, victim: str) -> list[tuple[int, int]]:
         """Return label and prediction of each clean clip, in data order; none before they are recorded."""
         with _readable(self.folder / LEDGER):
@@ -371,6 +407,15 @@ class Ledger:
     def clips(self) -> Clips:
         """Return the clean clips."""
         return load_clips(self.folder / CLIPS)
+
+    def shard(self, name: str) -> Float[Tensor, "N M T V C"]:
+        """Return the adversarial clips of a shard."""
+        path = self.folder / SHARDS / name
+        try:
+            with safe_open(path, "pt") as file:
+                return file.get_tensor("xyz")
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"{path}: cannot be read ({error})", hint=_AGAIN) from None
 
     def adversarial(self, row: Row) -> Float[Tensor, "M T V C"]:
         """Return the adversarial clip of a row."""

@@ -1,13 +1,14 @@
 """What an audit has to do: which clips, in which chunks, with which seeds, and under which keys they are filed."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 import funnybone
+from funnybone.auditing.cast import Cast
 from funnybone.auditing.files import digest_of
 from funnybone.auditing.suites import Entry, Suite
 from funnybone.chance import Chance
@@ -49,42 +50,67 @@ def _slug(name: str) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every chunk of an audit, and what was left out."""
+    """Every chunk of an audit, and what was left out.
+
+    Attributes
+    ----------
+    chunks : tuple of Chunk
+        Attacks on victims, which count for these.
+    transfer : tuple of Chunk
+        Attacks on surrogates, whose clips the targets are shown.
+    skipped : tuple of (str, str, str)
+        Victim or target, entry, why.
+    """
 
     chunks: tuple[Chunk, ...]
-    skipped: tuple[tuple[str, str, str], ...]  # victim, entry, why
+    transfer: tuple[Chunk, ...]
+    skipped: tuple[tuple[str, str, str], ...]
 
     @classmethod
-    def of(cls, victims: Mapping[str, Victim], clips: Clips, suite: Suite, seed: int) -> "Plan":
+    def of(cls, cast: Cast, clips: Clips, suite: Suite, seed: int) -> "Plan":
         """Return the plan.
 
         Raises
         ------
         DataError
-            When a goal or a threat model cannot be meant for these clips.
+            When a goal or a threat model cannot be meant for these clips, or the suite has nothing for surrogates.
         """
         prints = clips.fingerprints()
         chunks: list[Chunk] = []
+        transfer: list[Chunk] = []
         skipped: list[tuple[str, str, str]] = []
-        for label, victim in victims.items():
-            fingerprint = victim.fingerprint
+        for name, victim in cast.victims.items():
             for entry in suite.entries:
                 why = missing_access(victim, entry)
                 if why:
-                    skipped.append((label, entry.name, why))
-                    continue
-                entry.threat.bind(clips.skeleton)
-                entry.goal.reference(clips.labels, len(victim.classes), Chance(clips.labels))
-                content = entry.content()
-                for number, start in enumerate(range(0, len(clips), CHUNK)):
-                    stop = min(start + CHUNK, len(clips))
-                    together = list(zip(clips.ids[start:stop], prints[start:stop], strict=True))
-                    key = digest_of(label, fingerprint, content, seed, together, versions())
-                    # Without the label: two names of one victim meet the same attack. Without the chunk: so does a clip
-                    # whichever others it is audited with.
-                    drawn = int(digest_of("generator", seed, fingerprint, content)[:15], 16)
-                    chunks.append(Chunk(label, entry, number, start, stop, key, drawn, seed))
-        return cls(tuple(chunks), tuple(skipped))
+                    skipped.append((name, entry.name, why))
+                else:
+                    chunks += _chunks(name, cast, entry, clips, prints, seed)
+        if cast.surrogates and not suite.transfer:
+            raise DataError(
+                f"suite {suite.name!r} has nothing to attack surrogates with", hint="give it transfer entries"
+            )
+        for name in cast.surrogates:
+            for entry in suite.transfer:
+                transfer += _chunks(name, cast, entry, clips, prints, seed)
+        for name, target in cast.targets.items():
+            skipped += [(name, entry.name, why) for entry in suite.transfer if (why := missing_scores(target, entry))]
+        return cls(tuple(chunks), tuple(transfer), tuple(skipped))
+
+
+def _chunks(name: str, cast: Cast, entry: Entry, clips: Clips, prints: tuple[str, ...], seed: int) -> Iterator[Chunk]:
+    """One attack on one victim, in chunks."""
+    fingerprint, content = cast.fingerprints[name], entry.content()
+    entry.threat.bind(clips.skeleton)
+    entry.goal.reference(clips.labels, len(cast.everyone[name].classes), Chance(clips.labels))
+    # Without the name: two names of one victim meet the same attack. Without the chunk: so does a clip whichever others
+    # it is audited with.
+    drawn = int(digest_of("generator", seed, fingerprint, content)[:15], 16)
+    for number, start in enumerate(range(0, len(clips), CHUNK)):
+        stop = min(start + CHUNK, len(clips))
+        together = list(zip(clips.ids[start:stop], prints[start:stop], strict=True))
+        key = digest_of(name, fingerprint, content, seed, together, versions())
+        yield Chunk(name, entry, number, start, stop, key, drawn, seed)
 
 
 def versions() -> dict[str, str]:
@@ -96,6 +122,11 @@ def missing_access(victim: Victim, entry: Entry) -> str | None:
     """Return why a victim cannot be attacked this way, or None."""
     if not offers(victim, entry.attack.access):
         return f"it needs {entry.attack.access}, the victim offers {victim.access}"
+    return missing_scores(victim, entry)
+
+
+def missing_scores(victim: Victim, entry: Entry) -> str | None:
+    """Return why a victim's answers cannot be judged, or None."""
     if entry.goal.needs_scores and not offers(victim, "scores"):
         return f"goal {entry.goal.name} needs scores to be judged, the victim offers {victim.access}"
     return None
@@ -139,13 +170,22 @@ def data_digest(clips: Clips) -> str:
     return digest_of(meaning, clips.fingerprints())
 
 
-def identity(victims: Mapping[str, Victim], clips: Clips, suite: Suite, seed: int, limit: int | None) -> dict[str, Any]:
+def identity(cast: Cast, clips: Clips, suite: Suite, seed: int, limit: int | None) -> dict[str, Any]:
     """What makes two audits the same one: plain values, compared key by key."""
-    return {
-        "victims": [
-            {"name": name, "fingerprint": victim.fingerprint, "access": victim.access, "device": victim.device.type}
+
+    def described(victims: Mapping[str, Victim]) -> list[dict[str, str]]:
+        return [
+            {
+                "name": name,
+                "fingerprint": cast.fingerprints[name],
+                "access": victim.access,
+                "device": victim.device.type,
+            }
             for name, victim in victims.items()
-        ],
+        ]
+
+    same = {
+        "victims": described(cast.victims),
         "data": data_digest(clips),
         "suite": suite.name,
         "seed": seed,
@@ -154,3 +194,7 @@ def identity(victims: Mapping[str, Victim], clips: Clips, suite: Suite, seed: in
         "chunk": CHUNK,
         **versions(),
     }
+    if cast.surrogates:
+        same["surrogates"] = described(cast.surrogates)
+        same["transfer"] = [entry.content() for entry in suite.transfer]
+    return same

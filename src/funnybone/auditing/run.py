@@ -2,23 +2,35 @@
 
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from funnybone.auditing import checks, executors, files, statistics
+from funnybone.auditing.asking import ask_targets
+from funnybone.auditing.cast import Cast, Named
 from funnybone.auditing.ledger import RESULT, Ledger
 from funnybone.auditing.plan import CHUNK, Chunk, Plan, choose, data_digest, identity, versions
-from funnybone.auditing.schema import About, AuditResult, DataSummary, PlannedEntry, PlannedVictim
+from funnybone.auditing.schema import (
+    About,
+    AuditResult,
+    DataSummary,
+    Observed,
+    PlannedEntry,
+    PlannedSurrogate,
+    PlannedVictim,
+)
 from funnybone.auditing.suites import Suite, create_suite
 from funnybone.auditing.tables import table
 from funnybone.clips import Clips
 from funnybone.errors import DataError
 from funnybone.victims.base import Victim, predict
 
-# Told (entry, clips done, of those successful, clips); with several victims the entry is "victim: entry".
+# Told (entry, clips done, of those successful, clips); where more than one is attacked the entry is "victim: entry",
+# and where a target is asked, "surrogate: entry, shown to target".
 Progress = Callable[[str, int, int, int], None]
 
 
@@ -49,9 +61,10 @@ class Audit:
 
 
 def audit(
-    victims: Mapping[str, Victim] | Sequence[Victim] | Victim,
+    victims: Named,
     clips: Clips,
     *,
+    surrogates: Named | None = None,
     suite: str | Suite = "quick",
     out: str | Path,
     seed: int = 0,
@@ -73,6 +86,10 @@ def audit(
         warning.
     clips : Clips
         Clean clips with their true labels.
+    surrogates : Victim, sequence of Victim, or mapping of str to Victim, optional
+        Classifiers that the attacker owns. Each, and the ensemble of several, is attacked with the suite's transfer
+        entries, and every victim and every surrogate is asked about the clips that come of it: ``result.transfer``.
+        A victim can be a surrogate too, under the same name.
     suite : str or Suite
         ``"quick"``, ``"standard"``, ``"full"``, whose budgets are in metres, or one of your own.
     out : str or Path
@@ -99,8 +116,8 @@ def audit(
     Raises
     ------
     DataError
-        When victims and clips do not fit, the folder holds another audit or a damaged one, or another process is
-        auditing into it.
+        When victims, surrogates and clips do not fit, a name is given twice, the folder holds another audit or a
+        damaged one, or another process is auditing into it.
 
     Examples
     --------
@@ -113,7 +130,6 @@ def audit(
     >>> done.result.victims[0].attacks[0].succeeded
     4
     """
-    named = _named(victims)
     chosen = create_suite(suite) if isinstance(suite, str) else suite
     clips = choose(clips.to("cpu").with_xyz(clips.xyz.detach().cpu().float()), limit, seed)
     if len(clips) == 0:
@@ -127,23 +143,22 @@ def audit(
             f"{clips.name}: positions are in unit {clips.unit!r}, budgets of suite {chosen.name!r} in {chosen.unit!r}",
             hint="use positions in metres, or from Python a Suite of your own with budgets in the data's unit",
         )
-    for victim in named.values():
-        victim.check(clips)
-    plan = Plan.of(named, clips, chosen, seed)
-    predictions, met = {}, []
-    for name, victim in named.items():
+    cast = Cast.of(victims, surrogates, clips)
+    plan = Plan.of(cast, clips, chosen, seed)
+    predictions, observed = {}, {}
+    for name, victim in cast.everyone.items():
         predicted, logits = predict(victim, clips, CHUNK)
         predictions[name] = predicted.tolist()
-        observed = checks.observe(victim, clips[:CHUNK], logits)
-        met.append(PlannedVictim(name=name, defense=victim.defense, parameters=victim.parameters, observed=observed))
+        observed[name] = checks.observe(victim, clips[:CHUNK], logits)
 
     folder = Path(out).expanduser()
-    about = _about(clips, chosen, seed, split, plan, met)
-    with Ledger.write(folder, identity(named, clips, chosen, seed, limit), about, clips) as ledger:
-        for name, victim in named.items():
+    about = _about(cast, clips, chosen, seed, split, plan, observed)
+    with Ledger.write(folder, identity(cast, clips, chosen, seed, limit), about, clips) as ledger:
+        for name, victim in cast.everyone.items():
             ledger.record_clean(name, clips, predictions[name], stochastic=victim.stochastic)
-        _attack(ledger, plan, named, clips, progress, executor, workers)
-        result = summarise(ledger, environment(named))
+        _attack(ledger, plan, cast.everyone, clips, progress, executor, workers)
+        ask_targets(ledger, plan, cast, clips, progress)
+        result = summarise(ledger, environment(cast.everyone))
         files.replace(folder / RESULT, result.save)
     return Audit(result, folder)
 
@@ -173,11 +188,12 @@ def _attack(
         counts[place] = (clips_done + more, successes + won)
         tell(chunk, 0, 0)
 
-    before = {(chunk.victim, chunk.entry.name): chunk for chunk in plan.chunks if chunk.key in done}
+    chunks = (*plan.chunks, *plan.transfer)
+    before = {(chunk.victim, chunk.entry.name): chunk for chunk in chunks if chunk.key in done}
     for (victim, entry), chunk in before.items():
         rows = ledger.rows(victim, entry)
         count(chunk, len(rows), sum(row.success for row in rows))
-    waiting = [chunk for chunk in plan.chunks if chunk.key not in done]
+    waiting = [chunk for chunk in chunks if chunk.key not in done]
     for part in executors.attack_all(waiting, victims, clips, executor=executor, workers=workers, progress=tell):
         ledger.record(part.chunk.key, part.rows, part.adversarial)
         count(part.chunk, len(part.rows), sum(row.success for row in part.rows))
@@ -186,24 +202,41 @@ def _attack(
 def summarise(ledger: Ledger, environment: Mapping[str, str]) -> AuditResult:
     """Return the figures of a ledger, from its rows alone."""
     about = ledger.about()
-    rows = {}
+    rows = {place: ledger.rows(*place) for place in about.attacks()}
+    shown = {
+        (surrogate, entry, target): list(zip(made, ledger.answers_to(made, target), strict=True))
+        for surrogate, entry, target in about.shown()
+        if (made := rows[surrogate, entry])
+    }
     victims = []
     for victim in about.victims:
-        attacks = []
-        for entry in about.entries:
-            found = ledger.rows(victim.name, entry.name)
-            if found:
-                rows[victim.name, entry.name] = found
-                attacks.append(statistics.attack_result(entry, found))
+        attacks = [
+            statistics.attack_result(entry, found)
+            for entry in about.entries
+            if (found := rows.get((victim.name, entry.name)))
+        ]
         worst = statistics.worst_case([rows[victim.name, attack.name] for attack in attacks])
         victims.append(statistics.victim_result(victim, ledger.clean(victim.name), attacks, worst))
-    observed = {victim.name: victim.observed for victim in about.victims}
+    surrogates = [statistics.surrogate_result(one, ledger.clean(one.name)) for one in about.surrogates]
+    transfer = [statistics.transfer_result(entry, about.surrogates, about.targets, shown) for entry in about.transfer]
     return AuditResult(
         seed=about.seed,
         suite=about.suite,
         data=about.data,
         victims=victims,
-        warnings=checks.warnings(about.data, about.entries, victims, observed, about.skipped, rows),
+        surrogates=surrogates,
+        transfer=transfer,
+        warnings=checks.warnings(
+            about.data,
+            about.entries,
+            victims,
+            {one.name: one.observed for one in (*about.victims, *about.surrogates)},
+            about.skipped,
+            rows,
+            surrogates=surrogates,
+            transfer=transfer,
+            shown=shown,
+        ),
         environment=dict(environment),
     )
 
@@ -220,21 +253,14 @@ def environment(victims: Mapping[str, Victim]) -> dict[str, str]:
     }
 
 
-def _named(victims: Mapping[str, Victim] | Sequence[Victim] | Victim) -> dict[str, Victim]:
-    if isinstance(victims, Mapping):
-        named = dict(victims)
-    else:
-        listed = [victims] if isinstance(victims, Victim) else list(victims)
-        named = {victim.name: victim for victim in listed}
-        if len(named) < len(listed):
-            raise DataError("two victims have the same name", hint="give a mapping of names to victims")
-    if not named:
-        raise DataError("there are no victims to audit", hint="give at least one")
-    return named
-
-
 def _about(
-    clips: Clips, suite: Suite, seed: int, split: str | None, plan: Plan, victims: Sequence[PlannedVictim]
+    cast: Cast,
+    clips: Clips,
+    suite: Suite,
+    seed: int,
+    split: str | None,
+    plan: Plan,
+    observed: Mapping[str, Observed],
 ) -> About:
     """What the summary needs besides the rows."""
     _, persons, frames, _, _ = clips.xyz.shape
@@ -250,11 +276,21 @@ def _about(
         synthetic=clips.synthetic,
         sha256=data_digest(clips),
     )
+
+    def met(name: str, one: Victim) -> dict[str, Any]:
+        return {"name": name, "defense": one.defense, "parameters": one.parameters, "observed": observed[name]}
+
+    contains = cast.seen_through()
     return About(
         data=data,
         suite=suite.name,
         seed=seed,
         entries=[PlannedEntry(**entry.describe()) for entry in suite.entries],
         skipped=list(plan.skipped),
-        victims=list(victims),
+        victims=[PlannedVictim(**met(name, victim)) for name, victim in cast.victims.items()],
+        surrogates=[
+            PlannedSurrogate(**met(name, one), contains=contains[name]) for name, one in cast.surrogates.items()
+        ],
+        transfer=[PlannedEntry(**entry.describe()) for entry in suite.transfer if cast.surrogates],
+        targets=list(cast.targets),
     )

@@ -93,6 +93,46 @@ class VictimResult(Model):
     worst_case: WorstCase | None  # over all attacks together; null when none was tried
 
 
+class SurrogateResult(Model):
+    """A classifier of the attacker's own, or the ensemble of several."""
+
+    name: str
+    defense: str | None
+    parameters: int | None
+    contains: list[str]  # targets whose own gradients it gives: itself, or the members of the ensemble
+    clean: CleanResult
+
+
+class TransferCell(Model):
+    """What the clips made to fool one surrogate do to one target."""
+
+    surrogate: str
+    target: str
+    white_box: bool  # the surrogate contains the target: no transfer, but what transfer is to be held against
+    n: int  # clips that surrogate and target both get right before: the denominator of rate
+    fooled: int  # those of them that fool the target, within the threat model
+    rate: Rate | None  # null where n is 0
+    ci95: Interval | None
+    fooled_surrogate: int  # those of the n that fool the surrogate
+    fooled_both: int
+
+
+class TransferResult(Model):
+    """One attack on every surrogate, and what each target says to the clips: surrogates x targets."""
+
+    name: str
+    attack: str
+    access: Literal["labels", "scores", "gradients"]
+    goal: str
+    threat: str
+    settings: dict[str, Any]
+    surrogates: list[str]
+    targets: list[str]
+    cells: list[
+        TransferCell
+    ]  # by surrogate, then by target; none of a target whose answers the goal cannot be judged by
+
+
 class AuditWarning(Model):
     """Something that a reader of the figures must know; each code has a section in the documentation."""
 
@@ -131,6 +171,12 @@ class PlannedVictim(Model):
     observed: Observed
 
 
+class PlannedSurrogate(PlannedVictim):
+    """A surrogate, and the targets whose own gradients it gives."""
+
+    contains: list[str]
+
+
 class About(Model):
     """What the ledger keeps besides rows, and the summary needs: its entry ``about``."""
 
@@ -140,6 +186,31 @@ class About(Model):
     entries: list[PlannedEntry]
     skipped: list[tuple[str, str, str]]  # victim, entry, why
     victims: list[PlannedVictim]
+    surrogates: list[PlannedSurrogate]
+    transfer: list[PlannedEntry]  # what surrogates are attacked with; none where there are no surrogates
+    targets: list[str]  # who is shown the surrogates' clips
+
+    def everyone(self) -> list[str]:
+        """Names of victims and surrogates."""
+        return list(dict.fromkeys(one.name for one in (*self.victims, *self.surrogates)))
+
+    def attacks(self) -> list[tuple[str, str]]:
+        """Victim and entry of every attack that has rows."""
+        skipped = {(victim, entry) for victim, entry, _ in self.skipped}
+        planned = [(victim.name, entry.name) for victim in self.victims for entry in self.entries]
+        planned += [(surrogate.name, entry.name) for surrogate in self.surrogates for entry in self.transfer]
+        return [place for place in planned if place not in skipped]
+
+    def shown(self) -> list[tuple[str, str, str]]:
+        """Surrogate, entry and target of every cell."""
+        skipped = {(target, entry) for target, entry, _ in self.skipped}
+        return [
+            (surrogate.name, entry.name, target)
+            for entry in self.transfer
+            for surrogate in self.surrogates
+            for target in self.targets
+            if (target, entry.name) not in skipped
+        ]
 
 
 class AuditResult(Model):
@@ -150,6 +221,8 @@ class AuditResult(Model):
     suite: str
     data: DataSummary
     victims: list[VictimResult]
+    surrogates: list[SurrogateResult] = []
+    transfer: list[TransferResult] = []  # one for each attack on the surrogates; empty without any
     warnings: list[AuditWarning]
     environment: dict[str, str]
 

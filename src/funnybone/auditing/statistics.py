@@ -1,10 +1,23 @@
 """From the ledger's rows to the figures of ``audit.json``. Nothing is measured here, only counted."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from funnybone.auditing.answers import Answer
 from funnybone.auditing.rows import Row
-from funnybone.auditing.schema import AttackResult, CleanResult, PlannedEntry, PlannedVictim, VictimResult, WorstCase
+from funnybone.auditing.schema import (
+    AttackResult,
+    CleanResult,
+    PlannedEntry,
+    PlannedSurrogate,
+    PlannedVictim,
+    SurrogateResult,
+    TransferCell,
+    TransferResult,
+    VictimResult,
+    WorstCase,
+)
+from funnybone.auditing.transfer import Transfer
 from funnybone.metrics.intervals import wilson
 
 _POINTS = 60  # of a curve: finer than a reader can see
@@ -79,14 +92,77 @@ def victim_result(
     worst: WorstCase | None,
 ) -> VictimResult:
     """Return the figures of one victim; ``clean`` is label and prediction of each clip."""
-    right = sum(label == prediction for label, prediction in clean)
     return VictimResult(
         name=victim.name,
         defense=victim.defense,
         parameters=victim.parameters,
-        clean=CleanResult(accuracy=right / len(clean), ci95=_interval(right, len(clean)), n=len(clean)),
+        clean=_clean(clean),
         attacks=list(attacks),
         worst_case=worst,
+    )
+
+
+def surrogate_result(surrogate: PlannedSurrogate, clean: Sequence[tuple[int, int]]) -> SurrogateResult:
+    """Return the figures of one surrogate; ``clean`` is label and prediction of each clip."""
+    return SurrogateResult(
+        name=surrogate.name,
+        defense=surrogate.defense,
+        parameters=surrogate.parameters,
+        contains=surrogate.contains,
+        clean=_clean(clean),
+    )
+
+
+def _clean(said: Sequence[tuple[int, int]]) -> CleanResult:
+    right = sum(label == prediction for label, prediction in said)
+    return CleanResult(accuracy=right / len(said), ci95=_interval(right, len(said)), n=len(said))
+
+
+# What was made to fool a surrogate, and what a target says to it, clip by clip: by surrogate, entry and target.
+Shown = Mapping[tuple[str, str, str], Sequence[tuple[Row, Answer]]]
+
+
+def transfer_result(
+    entry: PlannedEntry, surrogates: Sequence[PlannedSurrogate], targets: Sequence[str], shown: Shown
+) -> TransferResult:
+    """Return the figures of one attack on every surrogate.
+
+    A cell counts over the clips that surrogate and target both get right before, in `Transfer.of`.
+
+    Parameters
+    ----------
+    entry : PlannedEntry
+        How the surrogates were attacked.
+    surrogates : sequence of PlannedSurrogate
+        The rows of the matrix.
+    targets : sequence of str
+        Its columns.
+    shown : mapping
+        Of this entry and of others. Of a target that is not there for a surrogate, there is no cell.
+    """
+    cells = [
+        _cell(surrogate, target, shown[place])
+        for surrogate in surrogates
+        for target in targets
+        if (place := (surrogate.name, entry.name, target)) in shown
+    ]
+    return TransferResult(
+        **entry.model_dump(exclude={"ball"}),
+        surrogates=[surrogate.name for surrogate in surrogates],
+        targets=list(targets),
+        cells=cells,
+    )
+
+
+def _cell(surrogate: PlannedSurrogate, target: str, shown: Sequence[tuple[Row, Answer]]) -> TransferCell:
+    counted = Transfer.of((row for row, _ in shown), (answer for _, answer in shown))
+    return TransferCell(
+        surrogate=surrogate.name,
+        target=target,
+        white_box=target in surrogate.contains,
+        rate=counted.success,
+        ci95=counted.ci95,
+        **counted._asdict(),
     )
 
 

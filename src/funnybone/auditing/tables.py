@@ -1,7 +1,7 @@
 """An audit as a table: the same columns on a terminal, in plain text and in Python."""
 
-from funnybone.auditing.schema import AuditResult
-from funnybone.tables import number, plain, rate
+from funnybone.auditing.schema import AuditResult, TransferResult
+from funnybone.tables import MISSING, number, plain, rate
 from funnybone.units import UNITS
 
 
@@ -60,8 +60,54 @@ def heading(result: AuditResult) -> str:
     return f"{result.data.name}{part}: n={result.data.n}, suite {result.suite}, seed {result.seed}{kind}"
 
 
+# The denominator of every rate of transfer.
+OVER = "the n clips that surrogate and target both get right"
+WHITE_BOX = "* white-box: the surrogate is this target, or contains it"
+
+
+def transfer_heading(result: TransferResult) -> str:
+    """Return one line that says what a matrix of transfer is of."""
+    return f"transfer of {result.name}, goal {result.goal}, {result.threat}: % fooled of {OVER}"
+
+
+def transfer_headers(result: TransferResult) -> tuple[str, ...]:
+    """Return the columns of a matrix of transfer: the surrogate, and each target."""
+    return ("surrogate", *result.targets)
+
+
+def transfer_rows(result: TransferResult) -> list[list[str]]:
+    """Return a row for each surrogate: success on each target with its interval, and over how many clips.
+
+    Cells with a star are white-box: see ``WHITE_BOX``.
+    """
+    cells = {
+        (cell.surrogate, cell.target): transfer_cell(cell.rate, cell.ci95, cell.n) + " *"[cell.white_box]
+        for cell in result.cells
+    }
+    return [
+        [surrogate, *(cells.get((surrogate, target), f"{MISSING} ") for target in result.targets)]
+        for surrogate in result.surrogates
+    ]
+
+
+def transfer_cell(success: float | None, ci95: tuple[float, float] | None, n: int) -> str:
+    """Return a rate of transfer with what it counts over.
+
+    Examples
+    --------
+    >>> transfer_cell(0.25, (0.089, 0.532), 12)
+    '25.0 [8.9, 53.2] n=12'
+    """
+    return f"{rate(success, ci95)} n={n}"
+
+
 def table(result: AuditResult) -> str:
-    """Return heading, figures and warnings as plain text."""
-    warnings = (f"{warning.code}: {warning.message}" for warning in result.warnings)
+    """Return heading, figures, matrices of transfer and warnings as plain text."""
     columns = headers(result.data.unit)
-    return "\n".join([heading(result), plain(columns, rows(result), numbers=columns[1:]), *warnings])
+    lines = [heading(result), plain(columns, rows(result), numbers=columns[1:])]
+    for attack in result.transfer:
+        names = transfer_headers(attack)
+        lines += ["", transfer_heading(attack), plain(names, transfer_rows(attack), numbers=names[1:])]
+    if result.transfer:
+        lines += [WHITE_BOX, ""]
+    return "\n".join([*lines, *(f"{warning.code}: {warning.message}" for warning in result.warnings)])

@@ -1,19 +1,40 @@
 """Transfer: clips that were made to fool one victim, shown to another."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
-from funnybone.attacks.base import TOLERANCE, Attack, Verdict, judge
+from funnybone.attacks.base import TOLERANCE, Attack, Verdict, judge, repeatable
+from funnybone.auditing.answers import Answer
+from funnybone.auditing.rows import Row
+from funnybone.auditing.tables import OVER, transfer_cell
 from funnybone.clips import Clips
 from funnybone.errors import DataError
 from funnybone.goals import AnythingBut, Goal
 from funnybone.metrics.intervals import wilson
-from funnybone.tables import plain, rate
+from funnybone.tables import plain
 from funnybone.threat import Threat, Unbounded
 from funnybone.victims.base import Victim
+
+
+class Made(NamedTuple):
+    """What an attack on a surrogate made of one clip.
+
+    Attributes
+    ----------
+    attacked : bool
+        The surrogate got the clean clip right.
+    success : bool
+        The clip fools the surrogate, within the threat model.
+    violation : float
+        How far it is outside of the threat model.
+    """
+
+    attacked: bool
+    success: bool
+    violation: float
 
 
 class Transfer(NamedTuple):
@@ -24,7 +45,7 @@ class Transfer(NamedTuple):
     n : int
         Clips that both get right before: the denominator.
     fooled : int
-        Those of them that fool the target.
+        Those of them that fool the target, within the threat model.
     fooled_surrogate : int
         Those of them that fool the surrogate.
     fooled_both : int
@@ -35,6 +56,21 @@ class Transfer(NamedTuple):
     fooled: int
     fooled_surrogate: int
     fooled_both: int
+
+    @classmethod
+    def of(cls, made: Iterable[Made | Row], answers: Iterable[Answer]) -> "Transfer":
+        """Count: what is told of transfer is counted here and nowhere else.
+
+        Examples
+        --------
+        >>> made = [Made(True, True, 0.0), Made(True, True, 0.0), Made(False, False, 0.0)]
+        >>> Transfer.of(made, [Answer(True, 1, True), Answer(False, 1, True), Answer(True, 0, False)])
+        Transfer(n=1, fooled=1, fooled_surrogate=1, fooled_both=1)
+        """
+        both = [(one, said) for one, said in zip(made, answers, strict=True) if one.attacked and said.right]
+        fooled = [said.fooled and one.violation <= TOLERANCE for one, said in both]
+        surrogate = [one.success for one, _ in both]
+        return cls(len(both), sum(fooled), sum(surrogate), sum(map(all, zip(fooled, surrogate, strict=True))))
 
     @property
     def success(self) -> float | None:
@@ -78,10 +114,10 @@ class TransferMatrix:
     def __str__(self) -> str:
         def cell(surrogate: str, target: str) -> str:
             found = self.cells[surrogate, target]
-            return f"{rate(found.success, found.ci95)} n={found.n}"
+            return transfer_cell(found.success, found.ci95, found.n)
 
         rows = [(surrogate, *(cell(surrogate, target) for target in self.targets)) for surrogate in self.surrogates]
-        about = f"{self.attack}, goal {self.goal}, {self.threat}: success % over the clips that both get right"
+        about = f"{self.attack}, goal {self.goal}, {self.threat}: % fooled of {OVER}"
         return f"{about}\n{plain(('surrogate', *self.targets), rows, numbers=self.targets)}"
 
 
@@ -131,18 +167,19 @@ def transfer_matrix(
     cells: dict[tuple[str, str], Transfer] = {}
     for surrogate, owned in surrogates.items():
         outcome = attack(owned, clips, goal=goal, threat=threat, generator=generator, batch_size=batch_size)
-        allowed = outcome.attacked & (outcome.violation <= TOLERANCE)
+        columns = (outcome.attacked, outcome.success, outcome.violation)
+        made = [Made(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
         for target, victim in targets.items():
-            before, after = (
-                judge(victim, shown, goal, outcome.reference, batch_size) for shown in (clips, outcome.adversarial)
-            )
-            both = allowed & _right(before, clips)
-            fooled = both & (after.agreement > 0.5)
-            counts = (both, fooled, both & outcome.success, fooled & outcome.success)
-            cells[surrogate, target] = Transfer(*(int(count.sum()) for count in counts))
+            with repeatable(victim, generator):
+                before, after = (
+                    judge(victim, shown, goal, outcome.reference, batch_size) for shown in (clips, outcome.adversarial)
+                )
+            cells[surrogate, target] = Transfer.of(made, answers(clips, before, after))
     return TransferMatrix(attack.name, goal.name, repr(threat), cells, len(clips))
 
 
-def _right(verdict: Verdict, clips: Clips) -> torch.Tensor:
-    """Which clips a target gets right and does not give to the goal already."""
-    return (verdict.prediction == clips.labels) & (verdict.agreement <= 0.5)
+def answers(clips: Clips, before: Verdict, after: Verdict) -> list[Answer]:
+    """Return what a target says, of the verdicts on clean and on adversarial clips."""
+    right = (before.prediction == clips.labels) & (before.agreement <= 0.5)
+    columns = (right, after.prediction, after.agreement > 0.5)
+    return [Answer(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]

@@ -1,7 +1,7 @@
 """``funnybone audit``: the main job."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -21,6 +21,11 @@ from funnybone.cli.common import (
 from funnybone.cli.tables import show
 from funnybone.errors import DataError
 
+if TYPE_CHECKING:
+    from funnybone.auditing.schema import AuditResult
+    from funnybone.clips import Clips
+    from funnybone.victims import Victim
+
 DEMO_VICTIM, DEMO_LIMIT = "stgcn.synthetic", 56  # four clips of each class
 
 
@@ -28,6 +33,7 @@ def audit(
     *victims: str,
     data: str = "synthetic",
     split: str | None = None,
+    surrogate: Annotated[list[str] | None, Parameter(negative_iterable="")] = None,
     suite: str = "quick",
     limit: Annotated[int | None, AtLeastOne] = None,
     out: Path | None = None,
@@ -51,6 +57,8 @@ def audit(
         A data set's name or a motion file.
     split
         The part to audit, as KEY:VALUE,VALUE; by default the test part of a named data set.
+    surrogate
+        Attack this classifier too, and ask every victim about the clips that come of it; once for each surrogate.
     suite
         quick, standard or full.
     limit
@@ -66,28 +74,30 @@ def audit(
     """
     from funnybone.auditing import audit as run
     from funnybone.auditing import create_suite
-    from funnybone.auditing.tables import headers, heading, rows
 
-    entries = len(create_suite(suite).entries)
+    wanted = create_suite(suite)
     if not victims:
         victims, limit = (DEMO_VICTIM,), DEMO_LIMIT if limit is None else limit
     split = test_part(data, split)
-    loaded, clips = load(list(victims), data, split=split, frames=frames, device=choose_device(device))
+    attacked, owned, clips = _load(list(victims), surrogate or [], data, split, frames, choose_device(device))
     folder = out or Path("runs") / f"{clips.name}-{suite}"
     if not resume and (folder / "ledger.sqlite").exists():
         raise DataError(f"{folder}: holds an audit", hint="choose another --out, or go on with it: --resume")
 
+    rows = len(owned) + (len(owned) > 1)  # of the matrix of transfer: the surrogates, and the ensemble of several
+    passes = len(attacked) * len(wanted.entries) + rows * len(wanted.transfer) * (1 + len({*attacked, *owned}))
     with progress("audit") as tell:
         counts: dict[str, tuple[int, int]] = {}
 
         def report(entry: str, done: int, successes: int, total: int) -> None:
             counts[entry] = done, successes
             overall, won = (sum(column) for column in zip(*counts.values(), strict=True))
-            tell(overall, total * entries * len(loaded), f"{won} successes, now {entry}")
+            tell(overall, total * passes, f"{won} successes, now {entry}")
 
         done = run(
-            loaded,
+            attacked,
             clips,
+            surrogates=owned,
             suite=suite,
             out=folder,
             seed=seed,
@@ -101,9 +111,37 @@ def audit(
         emit(done.result.model_dump_json(indent=2))
         note(f"report: {page}")
         return
-    emit(heading(done.result))
-    columns = headers(done.result.data.unit)
-    show(columns, rows(done.result), numbers=columns[3:])
-    for warning in done.result.warnings:
-        emit(f"{warning.code}: {warning.message}")
+    _print(done.result)
     emit(f"report: {page}")
+
+
+def _load(
+    victims: list[str], surrogates: list[str], data: str, split: str | None, frames: int | None, device: str
+) -> "tuple[dict[str, Victim], dict[str, Victim], Clips]":
+    """Return victims and surrogates by name, and clips that fit them all."""
+    from funnybone.clips import repeated
+
+    if (twice := repeated(surrogates)) is not None:
+        raise DataError(f"surrogate {twice!r} is named twice", hint="name each surrogate once")
+    sources = [*victims, *(source for source in surrogates if source not in victims)]
+    loaded, clips = load(sources, data, split=split, frames=frames, device=device)
+    names = dict(zip(sources, loaded, strict=True))
+    attacked, owned = ({names[one]: loaded[names[one]] for one in part} for part in (victims, surrogates))
+    return attacked, owned, clips
+
+
+def _print(result: "AuditResult") -> None:
+    """Print the tables and the warnings."""
+    from funnybone.auditing import tables
+
+    emit(tables.heading(result))
+    columns = tables.headers(result.data.unit)
+    show(columns, tables.rows(result), numbers=columns[3:])
+    for attack in result.transfer:
+        emit(f"\n{tables.transfer_heading(attack)}")
+        columns = tables.transfer_headers(attack)
+        show(columns, tables.transfer_rows(attack), numbers=columns[1:])
+    if result.transfer:
+        emit(f"{tables.WHITE_BOX}\n")
+    for warning in result.warnings:
+        emit(f"{warning.code}: {warning.message}")

@@ -10,8 +10,8 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from funnybone.auditing.schema import AttackResult, AuditResult, VictimResult
-from funnybone.report import charts, numbers
+from funnybone.auditing.schema import AttackResult, AuditResult, TransferResult, VictimResult
+from funnybone.report import charts, heat, numbers
 from funnybone.report.examples import Example
 from funnybone.report.payload import to_script
 from funnybone.units import UNITS, Unit
@@ -62,7 +62,8 @@ def render(audit: AuditResult, examples: Sequence[Example]) -> str:
             curves=charts.displacement_curves(audit.victims, audit.data.unit),
             frame=charts,
             table=_table(audit.victims, unit),
-            settings=_settings(audit.victims),
+            settings=_settings(audit),
+            heat=heat,
             on_manifold=any(
                 attack.on_manifold_rate is not None for victim in audit.victims for attack in victim.attacks
             ),
@@ -101,14 +102,14 @@ def _table(victims: Sequence[VictimResult], unit: Unit) -> dict[str, list[str]]:
     }
 
 
-def _settings(victims: Sequence[VictimResult]) -> list[tuple[AttackResult, list[str]]]:
-    """Each way of attacking once, with the victims that met it."""
-    found: dict[str, tuple[AttackResult, list[str]]] = {}
-    for victim in victims:
+def _settings(audit: AuditResult) -> list[tuple[AttackResult | TransferResult, list[str]]]:
+    """Each way of attacking once, with the victims or surrogates that met it."""
+    found: dict[str, tuple[AttackResult | TransferResult, list[str]]] = {}
+    for victim in audit.victims:
         for attack in victim.attacks:
             same = attack.model_dump_json(include={"name", "access", "goal", "threat", "settings"})
             found.setdefault(same, (attack, []))[1].append(victim.name)
-    return list(found.values())
+    return [*found.values(), *((attack, attack.surrogates) for attack in audit.transfer)]
 
 
 @cache
