@@ -1,38 +1,35 @@
 """Ways to a border: how long they are, where a linear border is, and how they are shortened."""
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from funnybone.threat.ball import largest_one
+from funnybone.threat.ball import L2, Ball, Linf
 
 Norm = Literal["l2", "linf"]
+UNIT: Mapping[Norm, Ball] = {"l2": L2(1.0), "linf": Linf(1.0)}
 
 
-def length(change: Float[Tensor, "N M T V C"], norm: Norm) -> Float[Tensor, " N"]:
-    """Return the norm of each clip's displacement, in the unit of the clip: metres.
+def length(change: Float[Tensor, "N M T V C"], ball: Ball) -> Float[Tensor, " N"]:
+    """Return the norm of each clip's displacement, float64: how far it leads from nothing.
 
-    What is not valid never moves, and adds nothing. A stored clip with this norm is a success at every radius that is
-    not smaller, so one outcome of a minimum-norm attack holds a whole curve of success against budget.
+    In metres, whatever the ball's radius. What is not valid never moves, and adds nothing.
 
     Examples
     --------
     >>> change = torch.tensor([3.0, 0.0, -4.0]).reshape(1, 1, 1, 1, 3)
-    >>> length(change, "l2"), length(change, "linf")
-    (tensor([5.]), tensor([4.]))
+    >>> float(length(change, UNIT["l2"])), float(length(change, UNIT["linf"]))
+    (5.0, 4.0)
     """
-    flat = change.flatten(1)
-    if norm == "linf":
-        return flat.abs().amax(1)
-    # The squares of a way that a nearly flat victim predicts are beyond float32.
-    return torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64).to(change.dtype)
+    return ball.distance(torch.zeros_like(change), change)
 
 
 def to_border(
-    margin: Float[Tensor, " N"], gradient: Float[Tensor, "N M T V C"], norm: Norm
+    margin: Float[Tensor, " N"], gradient: Float[Tensor, "N M T V C"], ball: Ball
 ) -> Float[Tensor, "N M T V C"]:
     """Return the shortest displacement after which a linear margin is zero; none where the gradient is zero.
 
@@ -42,42 +39,32 @@ def to_border(
     Examples
     --------
     >>> gradient = torch.tensor([3.0, -4.0]).reshape(1, 1, 1, 1, 2)
-    >>> to_border(torch.tensor([2.5]), gradient, "l2").flatten()
+    >>> to_border(torch.tensor([2.5]), gradient, UNIT["l2"]).flatten()
     tensor([-0.3000,  0.4000])
-    >>> to_border(torch.tensor([3.5]), gradient, "linf").flatten()
+    >>> to_border(torch.tensor([3.5]), gradient, UNIT["linf"]).flatten()
     tensor([-0.5000,  0.5000])
     """
-    size = gradient.flatten(1).abs().amax(1)
-    scaled = largest_one(gradient)  # small numbers vanish when squared
-    if norm == "linf":
-        direction, slope = scaled.sign(), scaled.abs().flatten(1).sum(1)
-    else:
-        direction, slope = scaled, scaled.square().flatten(1).sum(1)
-    share = torch.where(size > 0, -margin / (slope * size).clamp(min=torch.finfo(size.dtype).tiny), 0)
-    return per_clip(share) * direction
+    way = ball.steepest(gradient)
+    slope = inner(gradient, way)
+    # Of a victim that is flat but for its last digits the border is further away than float32 counts.
+    share = torch.where(slope > 0, -margin / slope.clamp(min=torch.finfo(slope.dtype).tiny), 0).clamp(-1e30, 1e30)
+    return per_clip(share) * way
 
 
-def limited(change: Float[Tensor, "N M T V C"], most: Float[Tensor, " N"], norm: Norm) -> Float[Tensor, "N M T V C"]:
+def inner(first: Float[Tensor, "N M T V C"], second: Float[Tensor, "N M T V C"]) -> Float[Tensor, " N"]:
+    """Return the inner product of each clip's values: what a gradient says of a displacement."""
+    return (first * second).flatten(1).sum(1)
+
+
+def limited(change: Float[Tensor, "N M T V C"], most: Float[Tensor, " N"], ball: Ball) -> Float[Tensor, "N M T V C"]:
     """Return displacements, scaled down to a length where they are longer."""
-    size = length(change, norm)
-    share = torch.where(size > most, most / size.clamp(min=torch.finfo(size.dtype).tiny), 1)
-    return per_clip(share) * change
-
-
-def unit(change: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N M T V C"]:
-    """Return displacements of L2 norm one in the same directions; zero stays zero.
-
-    Examples
-    --------
-    >>> unit(torch.tensor([3.0, 0.0, -4.0]).reshape(1, 1, 1, 1, 3)).flatten()
-    tensor([ 0.6000,  0.0000, -0.8000])
-    """
-    size = length(change, "l2")
-    return change / per_clip(torch.where(size > 0, size, 1))
+    size = length(change, ball)
+    return per_clip(torch.where(size > most, most / size, 1)) * change
 
 
 def per_clip(values: Float[Tensor, " N"] | Bool[Tensor, " N"]) -> Tensor:
-    """Return one number for each clip in the shape that goes with clips, (N, 1, 1, 1, 1)."""
+    """Return one number for each clip in the shape and precision that go with clips, (N, 1, 1, 1, 1) and float32."""
+    values = values.float() if values.is_floating_point() else values
     return values[:, None, None, None, None]
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from funnybone.attacks.adam import adam
 from funnybone.attacks.base import Problem, register_attack
-from funnybone.attacks.border import falling, length, per_clip, to_border
-from funnybone.attacks.minimum_norm import MinimumNormAttack, Visit, held_still
+from funnybone.attacks.border import falling, per_clip
+from funnybone.attacks.minimum_norm import MinimumNormAttack, Visit
 from funnybone.errors import DataError
 
 
@@ -19,15 +19,16 @@ class CW(MinimumNormAttack):
     """Descend ``|d|_2^2 + c max(margin + kappa, 0)`` by Adam, and search by bisection for the smallest c that will do.
 
     The margin is the goal's, in logits: for AB the true class's lead over the best of the others. Each clip has a c of
-    its own: while no search succeeded it grows tenfold, while all did it falls to a tenth, and then it is bisected.
-    Every search begins anew at the clean clip. There is no box, and so no tanh that would stand for one: coordinates
-    in metres have no end.
+    its own: while no search succeeded it grows tenfold, while all did it falls to a tenth (the published code halves
+    it), and then it is bisected. A search has succeeded where the clip fell in its second half: that the first steps,
+    which are long, crossed the border says nothing of c. Every search begins anew at the clean clip. There is no box,
+    and so no tanh that would stand for one: coordinates in metres have no end.
 
     Needs no scale to be given. The first gradient predicts how far the border is, and what c a linear victim would
     need; both c and the length of steps are counted in these, so that a victim whose logits are a thousand times as
-    large, or clips in pixels, are attacked alike. From the second search on, steps are measured by the nearest clip
-    found, or are twice as long as before where there is none. Any goal and any threat model will do. Of the attacks
-    with this aim it asks most: `DDN` comes as near with a third of the gradients.
+    large, or clips in pixels, are attacked alike. Once a clip has fallen, its steps are measured by how far it went.
+    Any goal and any threat model will do. Of the attacks with this aim it asks most: `DDN` comes as near with a quarter
+    of the gradients.
 
     Parameters
     ----------
@@ -45,21 +46,24 @@ class CW(MinimumNormAttack):
     kappa : float
         Confidence, in logits: by how much the goal must be more than achieved. Zero is the border itself.
     abort_early : bool
-        End a clip's search when a tenth of the steps has not lowered the least of its objective by a ten-thousandth.
+        End a search in which a clip has not fallen when a tenth of the steps has not lowered the least of its
+        objective by a ten-thousandth: its c is too small. The published code, whose tenth is a thousand steps, ends
+        others too; of a hundred, the last ones, which are short, are what brings a fallen clip nearer.
 
     References
     ----------
     Carlini and Wagner, "Towards Evaluating the Robustness of Neural Networks", IEEE S&P 2017: the L2 attack. The
-    defaults are this library's, for some hundred gradients instead of tens of thousands; ``kappa``, the rule for c and
-    early abortion are those of the published code as generally known.
+    defaults are this library's, for some hundred gradients instead of tens of thousands; what is said of the published
+    code is general knowledge of it.
 
     Examples
     --------
     >>> from funnybone.attacks import create_attack
     >>> from funnybone.testing import linear_victim, random_clips
+    >>> from funnybone.threat import L2
     >>> clips = random_clips(4)
-    >>> outcome = create_attack("cw", binary_searches=3)(linear_victim(clips, distance=0.05), clips)
-    >>> bool((length(outcome.adversarial.xyz - clips.xyz, "l2") < 1.05 * 0.05).all())
+    >>> outcome = create_attack("cw", steps=50, binary_searches=2)(linear_victim(clips, distance=0.05), clips)
+    >>> bool((L2(1.0).distance(clips.xyz, outcome.adversarial.xyz) < 1.05 * 0.05).all())
     True
     """
 
@@ -91,18 +95,18 @@ class CW(MinimumNormAttack):
             state["low"] = torch.where(state["won"], state["low"], state["c"])
             state["high"] = torch.where(state["won"], state["c"], state["high"])
             state["c"] = next_c(state["low"], state["high"])
-            state["way"] = torch.where(state["high"].isfinite(), kept, 2 * state["way"])
-        state["lowest"], state["before"] = torch.full((2, len(kept)), torch.inf, device=kept.device)
+            state["way"] = torch.where(state["high"].isfinite(), kept, state["way"])
+        state["lowest"], state["before"] = torch.full_like(kept, torch.inf).repeat(2, 1)
+        state["lost"] = torch.ones_like(kept, dtype=torch.bool)
         for moment in [key for key in state if key.startswith("adam.")]:
             del state[moment]
         return problem.clean
 
     def _predict(self, problem: Problem) -> None:
         """Ask once how far the border is, were the victim linear, and at which c Adam would end there."""
-        _, margin, gradient = self.asked(problem, problem.clean, self.objective(problem))
-        gradient = held_still(problem, gradient)
+        _, margin, gradient, _ = self.asked(problem, problem.clean, self.objective(problem))
         missing = (margin + self.kappa).clamp(min=torch.finfo(margin.dtype).tiny)
-        way = torch.minimum(length(to_border(missing, gradient, "l2"), "l2"), problem.state["reach"])
+        way = self.predicted(problem, missing, gradient)
         # At the border 2 d = c w, and |w| is what is missing over the way.
         problem.state.update(
             way=way,
@@ -120,20 +124,21 @@ class CW(MinimumNormAttack):
     ) -> Float[Tensor, "N M T V C"]:
         state = problem.state
         price = torch.where(visit.loss + self.kappa > 0, state["c"], 0)
-        gradient = 2 * (xyz - problem.clean) + per_clip(price) * visit.gradient
+        unit = per_clip(state["way"] / state["coordinates"].sqrt())  # in it numbers are of Adam's size
+        gradient = (2 * (xyz - problem.clean) + per_clip(price) * visit.gradient) / unit.clamp(min=1e-30)
         share = falling(self.step_size, self.last_step, k, self.steps)
-        size = share * state["way"] / state["coordinates"].sqrt()
-        return xyz - per_clip(size) * adam(state, "adam", gradient, k)
+        return xyz - share * unit * adam(state, "adam", gradient, k)
 
     def converged(self, problem: Problem, visit: Visit, k: int) -> Bool[Tensor, " N"]:
         state = problem.state
         objective = visit.norm.square() + state["c"] * (visit.loss + self.kappa).clamp(min=0)
         state["lowest"] = torch.minimum(state["lowest"], objective)
+        state["lost"] = state["lost"] & ~visit.fallen
         if not self.abort_early or k % max(self.steps // 10, 1):
             return torch.zeros_like(visit.fallen)
         done = state["lowest"] > 0.9999 * state["before"]
         state["before"] = state["lowest"]
-        return done
+        return done & state["lost"]
 
 
 def next_c(low: Float[Tensor, " N"], high: Float[Tensor, " N"]) -> Float[Tensor, " N"]:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from funnybone.attacks.base import Problem, register_attack
-from funnybone.attacks.border import falling, length, per_clip, to_border, unit
+from funnybone.attacks.border import falling, per_clip
 from funnybone.attacks.losses import Loss, Objective, objective
 from funnybone.attacks.minimum_norm import MinimumNormAttack, Visit
 from funnybone.errors import DataError
@@ -25,10 +25,11 @@ class DDN(MinimumNormAttack):
     where not. So no price of the norm must be searched for, and the clip stays at the border while it turns towards
     the border's nearest point. Any goal and any threat model will do; in a ball ``eps`` grows no further than that.
 
-    Nothing is counted in pixels: step sizes are shares of ``eps``, and ``eps`` begins where the first gradient
-    predicts the border (the paper's begins at 1, in units of an image's range). Where a saturated victim makes that far
-    too much, it is halved until the clip first no longer falls. A clip without any gradient stays as it is, and the
-    outcome says so; published code moves it at random.
+    Nothing is counted in pixels: step sizes are shares of ``eps``, and ``eps`` begins where the margin's gradient at
+    the clean clip predicts the border (the paper's begins at 1, in units of an image's range); for another loss than
+    the margin that is one more query. Where a saturated victim makes that far too much, it is halved until the clip
+    first no longer falls. There is no box to clip to, and nothing is quantised. A clip without any gradient stays as it
+    is, and the outcome says so; published code moves it at random.
 
     Parameters
     ----------
@@ -51,9 +52,10 @@ class DDN(MinimumNormAttack):
     --------
     >>> from funnybone.attacks import create_attack
     >>> from funnybone.testing import linear_victim, random_clips
+    >>> from funnybone.threat import L2
     >>> clips = random_clips(4)
     >>> outcome = create_attack("ddn", steps=50)(linear_victim(clips, distance=0.05), clips)
-    >>> bool((length(outcome.adversarial.xyz - clips.xyz, "l2") < 1.05 * 0.05).all())
+    >>> bool((L2(1.0).distance(clips.xyz, outcome.adversarial.xyz) < 1.05 * 0.05).all())
     True
     """
 
@@ -76,14 +78,20 @@ class DDN(MinimumNormAttack):
     def objective(self, problem: Problem) -> Objective:
         return objective(self.loss, problem.goal)
 
+    def start(self, problem: Problem, search: int, kept: Float[Tensor, " N"]) -> Float[Tensor, "N M T V C"]:
+        if self.loss != "margin":  # which leads there, but does not say how far it is
+            _, margin, gradient, _ = self.asked(problem, problem.clean, problem.goal.margin)
+            problem.state["eps"] = self.predicted(problem, margin, gradient)
+        return problem.clean
+
     def step(
         self, problem: Problem, xyz: Float[Tensor, "N M T V C"], visit: Visit, k: int
     ) -> Float[Tensor, "N M T V C"]:
-        state = problem.state
+        state, unit = problem.state, self.minimised.steepest
         if k == 0:
-            predicted = length(to_border(visit.margin, visit.gradient, "l2"), "l2")
-            state["eps"] = torch.minimum(predicted, state["reach"])
             state["missed"] = torch.zeros_like(visit.fallen)
+            if self.loss == "margin":
+                state["eps"] = self.predicted(problem, visit.margin, visit.gradient)
         else:
             # What a threat model takes off each time must not let eps grow without end.
             state["eps"] = torch.minimum(state["eps"], 2 * visit.norm)
@@ -92,4 +100,5 @@ class DDN(MinimumNormAttack):
         share = falling(self.step_size, self.last_step, k, self.steps)
         turned = unit(xyz - problem.clean - per_clip(share * state["eps"]) * unit(visit.gradient))
         state["eps"] = state["eps"] * torch.where(visit.fallen, shorter, 1 + self.gamma)
+        state["eps"] = torch.minimum(state["eps"], state["bound"])
         return problem.clean + per_clip(state["eps"]) * turned

@@ -9,11 +9,14 @@ from torch import Tensor
 
 from funnybone.attacks.apgd import Towards, wanted_classes
 from funnybone.attacks.base import Problem, register_attack
-from funnybone.attacks.border import Norm, length, limited, per_clip, to_border
+from funnybone.attacks.border import UNIT, Norm, inner, length, limited, per_clip, to_border
 from funnybone.attacks.losses import Objective
 from funnybone.attacks.minimum_norm import MinimumNormAttack, Visit, held_still
 from funnybone.errors import DataError
 from funnybone.goals import Goal, lead
+from funnybone.threat.ball import Ball
+
+_TURNS = 10  # of projections onto a plane and into a threat model, which ask the victim nothing
 
 
 @register_attack("fab")
@@ -32,7 +35,10 @@ class FAB(MinimumNormAttack):
     - A clip is pulled towards the clean one only after it has first fallen in a search. Before that, the pull can
       outweigh the steps where the border bends away, and the clip never crosses it.
     - Where a saturated victim puts the border further away than a clip that has fallen, it is not believed: from a
-      fallen clip no step goes more than half of the way back.
+      fallen clip no step goes more than half of the way back, and where there is no gradient it goes that far.
+    - What a threat model takes off a step, which would end short of the border, projections onto the linearised border
+      and into the threat model make up in turn. The paper projects onto the border within its box.
+    - There is no final search on the line from the clip found to the clean one, as in AutoAttack's code.
     - A search that has not shortened a clip's way by a thousandth in ``patience`` steps ends.
 
     Parameters
@@ -52,7 +58,8 @@ class FAB(MinimumNormAttack):
         highest others must be passed too, which is this library's extension. SA has but its own class.
     restarts : int
         Searches, each through all targets; all but the first begin at random, half as far away as the nearest clip
-        that was found (or the one that missed the goal least), or as a ball's surface where that is nearer.
+        that was found, or as a ball's surface where that is nearer or none was found (without a ball, half as far as
+        the clip that missed the goal least).
     patience : int
         See above; 0 for never.
 
@@ -65,11 +72,12 @@ class FAB(MinimumNormAttack):
     --------
     >>> from funnybone.attacks import create_attack
     >>> from funnybone.testing import linear_victim, random_clips
+    >>> from funnybone.threat import Linf
     >>> clips = random_clips(4)
     >>> victim = linear_victim(clips, distance=0.05)
     >>> outcome = create_attack("fab", steps=10, norm="linf")(victim, clips)
     >>> exact = 0.05 / victim.module.plane.normal.abs().sum()
-    >>> bool((length(outcome.adversarial.xyz - clips.xyz, "linf") < 1.02 * exact).all())
+    >>> bool((Linf(1.0).distance(clips.xyz, outcome.adversarial.xyz) < 1.02 * exact).all())
     True
     """
 
@@ -99,8 +107,8 @@ class FAB(MinimumNormAttack):
             )
 
     @property
-    def minimised(self) -> Norm:
-        return self.norm
+    def minimised(self) -> Ball:
+        return UNIT[self.norm]
 
     def searches(self, problem: Problem) -> int:
         if self.targets and problem.goal.away:
@@ -123,7 +131,7 @@ class FAB(MinimumNormAttack):
         way = 2 * problem.chance.uniform(*shape) - 1 if cube else problem.chance.normal(*shape)
         way = held_still(problem, way)
         size = 0.5 * torch.minimum(kept, state["bound"])
-        return problem.clean + per_clip(size / length(way, self.norm).clamp(min=1e-12)) * way
+        return problem.clean + per_clip(size / length(way, self.minimised).clamp(min=1e-12)) * way
 
     def objective(self, problem: Problem) -> Objective:
         if "target" in problem.state:
@@ -133,19 +141,47 @@ class FAB(MinimumNormAttack):
     def step(
         self, problem: Problem, xyz: Float[Tensor, "N M T V C"], visit: Visit, k: int
     ) -> Float[Tensor, "N M T V C"]:
-        state, clean = problem.state, problem.clean
+        state, clean, ball = problem.state, problem.clean, self.minimised
         self._wait(state, visit)
         loss, gradient = self._nearest_border(problem, xyz, visit)
-        here = torch.where(per_clip(visit.fallen), clean + self.beta * (xyz - clean), xyz)
-        ahead, behind = (loss + (gradient * (place - xyz)).flatten(1).sum(1) for place in (here, clean))
+        flat = (gradient == 0).flatten(1).all(1)
+        back = torch.where(visit.fallen, torch.where(flat, min(self.beta, 0.5), self.beta), 1)
+        here = clean + per_clip(back) * (xyz - clean)
+        ahead, behind = (loss + inner(gradient, place - xyz) for place in (here, clean))
         most = torch.where(visit.fallen, visit.norm / 2, visit.best)
-        way = limited(to_border(ahead, gradient, self.norm), most, self.norm)
-        from_clean = limited(to_border(behind, gradient, self.norm), visit.best, self.norm)
-        near, far = length(way, self.norm), length(from_clean, self.norm)
+        way = limited(to_border(ahead, gradient, ball), most, ball)
+        from_clean = limited(to_border(behind, gradient, ball), visit.best, ball)
+        near, far = length(way, ball), length(from_clean, ball)
         pull = (near / (near + far).clamp(min=1e-12)).clamp(max=self.alpha_max)
         # What is linear to a saturated victim may hold the clean clip itself for fallen.
         pull = per_clip(torch.where(state["shortest"].isfinite() & (behind > 0), pull, 0))
-        return (1 - pull) * (here + self.eta * way) + pull * (clean + self.eta * from_clean)
+        there = (1 - pull) * (here + self.eta * way) + pull * (clean + self.eta * from_clean)
+        return self._across(problem, there, xyz, loss, gradient)
+
+    def _across(
+        self,
+        problem: Problem,
+        there: Float[Tensor, "N M T V C"],
+        xyz: Float[Tensor, "N M T V C"],
+        loss: Float[Tensor, " N"],
+        gradient: Float[Tensor, "N M T V C"],
+    ) -> Float[Tensor, "N M T V C"]:
+        """Return where steps lead that cross the border; those that the threat model stops short of it, across.
+
+        What the threat model takes off, a projection (L2) onto a plane beyond the border gives back, in turn. The plane
+        lies as far beyond as a step from the clean clip would lead, so that the rest of the way does not shrink for
+        ever.
+        """
+        meant, behind = (loss + inner(gradient, place - xyz) for place in (there, problem.clean))
+        beyond = (self.eta - 1) * behind.clamp(min=0)
+        for _ in range(_TURNS):
+            held = problem.constrain(there)
+            left = loss + inner(gradient, held - xyz)
+            short = (meant < 0) & (left >= 0)
+            if not bool(short.any()):
+                break
+            there = torch.where(per_clip(short), held + to_border(left + beyond, gradient, UNIT["l2"]), there)
+        return there
 
     def _nearest_border(
         self, problem: Problem, xyz: Float[Tensor, "N M T V C"], visit: Visit
@@ -159,8 +195,7 @@ class FAB(MinimumNormAttack):
             if not bool(able.any()):
                 break
             part = problem.keep(able)
-            _, other, slope = self.asked(part, xyz[able], ranked(goal, goal.place + rank))
-            slope = held_still(part, slope)
+            _, other, slope, _ = self.asked(part, xyz[able], ranked(goal, goal.place + rank))
             there = self._signed(goal, other, slope)
             # To leave a class one border must be crossed, to enter one all of them.
             better = there < distance[able] if goal.away else there > distance[able]
@@ -175,7 +210,7 @@ class FAB(MinimumNormAttack):
         self, goal: Goal, loss: Float[Tensor, " N"], gradient: Float[Tensor, "N M T V C"]
     ) -> Float[Tensor, " N"]:
         """The distance to a border, negative beyond it; where nothing leads there, one that is never chosen."""
-        size = length(to_border(loss, gradient, self.norm), self.norm) * loss.sign()
+        size = length(to_border(loss, gradient, self.minimised), self.minimised) * loss.sign()
         never = torch.inf if goal.away else -torch.inf
         return torch.where((gradient != 0).flatten(1).any(1), size, never)
 

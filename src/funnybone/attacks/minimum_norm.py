@@ -12,11 +12,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from funnybone.attacks.base import Attack, Problem, Progress, Trace, achieved
-from funnybone.attacks.border import Norm, length, limited, per_clip
+from funnybone.attacks.border import UNIT, length, limited, per_clip, to_border
 from funnybone.attacks.losses import Objective
 from funnybone.attacks.rigid import free_joints
 from funnybone.errors import DataError
-from funnybone.threat.ball import L2, Linf
+from funnybone.threat.ball import Ball
 from funnybone.threat.base import All, Threat, Unbounded, parts_of
 
 
@@ -51,11 +51,10 @@ class Found:
     @classmethod
     def nothing(cls, clean: Float[Tensor, "N M T V C"], bound: float) -> "Found":
         """Before the first question: the clean clips."""
-        most, norm, margin = torch.tensor([bound, torch.inf, torch.inf], device=clean.device)[:, None].repeat(
-            1, len(clean)
-        )
+        norm, margin = (clean.new_full((len(clean),), torch.inf, dtype=kind) for kind in (torch.float64, clean.dtype))
         steps, made = torch.zeros(2, len(clean), dtype=torch.long, device=clean.device)
-        return cls(clean.clone(), most, norm, margin, steps, made, torch.zeros_like(made, dtype=torch.bool))
+        blind = torch.zeros_like(made, dtype=torch.bool)
+        return cls(clean.clone(), torch.full_like(norm, bound), norm, margin, steps, made, blind)
 
     @property
     def fallen(self) -> Bool[Tensor, " N"]:
@@ -102,9 +101,9 @@ class MinimumNormAttack(Attack):
             raise DataError(f"attack {self.name}: steps is {self.steps}", hint="give at least 1")
 
     @property
-    def minimised(self) -> Norm:
-        """The norm that the attack makes small."""
-        return "l2"
+    def minimised(self) -> Ball:
+        """The unit ball of the norm that the attack makes small."""
+        return UNIT["l2"]
 
     def searches(self, problem: Problem) -> int:
         """Return how often each clip is searched for, one time after another."""
@@ -117,11 +116,12 @@ class MinimumNormAttack(Attack):
         ----------
         problem : Problem
             All clips, whose state is kept from one search to the next; there, ``state["won"]`` says which have fallen
-            in the last one.
+            in the second half of the last one.
         search : int
             Searches before this one.
         kept : Float[Tensor, "N"]
-            How far away each clip has fallen, at the nearest; where it has not, how far away it missed least.
+            How far away each clip has fallen, at the nearest. Where it has not, the radius of the ball that bounds it,
+            and without one, how far away it missed the goal least.
         """
         return problem.clean
 
@@ -153,7 +153,7 @@ class MinimumNormAttack(Attack):
 
     def run(self, problem: Problem, progress: Progress) -> Trace:
         total = len(problem)
-        bound, others = without_balls(problem.threat, self.minimised)
+        bound, others = without_balls(problem.threat, type(self.minimised))
         if not self.stays_inside:
             problem = dataclasses.replace(problem, threat=others)
         found = Found.nothing(problem.clean, bound)
@@ -169,9 +169,9 @@ class MinimumNormAttack(Attack):
         return Trace(found.xyz, found.fallen, found.steps, found.blind)
 
     def _search(self, problem: Problem, found: Found, search: int, tell: Callable[[float], None]) -> Bool[Tensor, " N"]:
-        """One search from one start; which clips have fallen in it."""
+        """One search from one start; which clips have fallen in its second half, when long steps are over."""
         total = len(problem)
-        missed = length(found.xyz - problem.clean, self.minimised)
+        missed = torch.where(found.bound.isfinite(), found.bound, self.minimised.distance(problem.clean, found.xyz))
         kept = torch.where(found.norm.isfinite(), found.norm, missed)
         xyz = self._inside(problem, self.start(problem, search, kept), 2 * found.norm)
         won = torch.zeros(total, dtype=torch.bool, device=xyz.device)
@@ -183,7 +183,7 @@ class MinimumNormAttack(Attack):
                 break
             found.made[place] += k > 0
             visit = self._visit(problem, found, place, xyz, searched=k < self.steps)
-            won[place] |= visit.fallen
+            won[place] |= visit.fallen & (2 * k >= self.steps)
             if k == self.steps:  # the last iterate is judged, not left
                 break
             tell(1 - len(place) / total)
@@ -204,11 +204,10 @@ class MinimumNormAttack(Attack):
         """Ask the victim, and keep what is better than what was found before."""
         objective, goal = self.objective(problem), problem.goal
         if searched:
-            logits, loss, gradient = self.asked(problem, xyz, objective)
-            found.blind[place] |= (gradient == 0).flatten(1).all(1)
-            gradient = held_still(problem, gradient)
+            logits, loss, gradient, blind = self.asked(problem, xyz, objective)
         else:
             logits, loss, gradient = *problem.score(xyz, objective), torch.zeros_like(xyz)
+            blind = torch.zeros_like(found.blind[place])
         margin = goal.margin(logits, problem.reference)
         fallen = self.fell(problem, logits)
         if searched and problem.precision == "bf16":  # what it takes for fallen is asked again in float32
@@ -216,7 +215,8 @@ class MinimumNormAttack(Attack):
             if bool(again.any()):
                 part = problem.keep(again)
                 fallen[again] = self.fell(part, part.score(xyz[again])[0])
-        norm = length(xyz - problem.clean, self.minimised)
+        found.blind[place] |= blind & ~fallen  # far beyond a border there is no need of a gradient
+        norm = self.minimised.distance(problem.clean, xyz)
         best = torch.minimum(found.norm[place], torch.where(fallen, norm, torch.inf))
         visit = Visit(logits, margin, loss, gradient, fallen, norm, best)
         found.note(place, xyz, visit)
@@ -224,10 +224,19 @@ class MinimumNormAttack(Attack):
 
     def asked(
         self, problem: Problem, xyz: Float[Tensor, "N M T V C"], objective: Objective
-    ) -> tuple[Float[Tensor, "N K"], Float[Tensor, " N"], Float[Tensor, "N M T V C"]]:
-        """`Problem.gradient`, with zero for a clip whose gradient is no number."""
+    ) -> tuple[Float[Tensor, "N K"], Float[Tensor, " N"], Float[Tensor, "N M T V C"], Bool[Tensor, " N"]]:
+        """`Problem.gradient`, zero where nothing may move, and which clips have none; no number counts as none."""
         logits, loss, gradient = problem.gradient(xyz, objective)
-        return logits, loss, torch.where(per_clip(torch.isfinite(gradient).flatten(1).all(1)), gradient, 0)
+        number = torch.isfinite(gradient).flatten(1).all(1)
+        blind = ~number | (gradient == 0).flatten(1).all(1)
+        return logits, loss, torch.where(per_clip(number), held_still(problem, gradient), 0), blind
+
+    def predicted(
+        self, problem: Problem, margin: Float[Tensor, " N"], gradient: Float[Tensor, "N M T V C"]
+    ) -> Float[Tensor, " N"]:
+        """Return how far away a margin's gradient at the clean clips puts the border."""
+        way = length(to_border(margin, gradient, self.minimised), self.minimised)
+        return torch.minimum(way, problem.state["reach"])
 
     def fell(self, problem: Problem, logits: Float[Tensor, "N K"]) -> Bool[Tensor, " N"]:
         """Return which clips count as fallen, by what the victim says to them."""
@@ -241,21 +250,20 @@ class MinimumNormAttack(Attack):
         return problem.constrain(problem.clean + shorter)
 
 
-def without_balls(threat: Threat, norm: Norm) -> tuple[float, Threat]:
-    """Return the radius of the smallest ball in a norm that a threat model has, infinite without one, and the rest.
+def without_balls(threat: Threat, kind: type[Ball]) -> tuple[float, Threat]:
+    """Return the radius of the smallest ball of a kind that a threat model has, infinite without one, and the rest.
 
     Examples
     --------
-    >>> from funnybone.threat import Mask
-    >>> without_balls(Linf(0.02) & Mask(joints=(1, 2)) & L2(0.5), "linf")
+    >>> from funnybone.threat import L2, Linf, Mask
+    >>> without_balls(Linf(0.02) & Mask(joints=(1, 2)) & L2(0.5), Linf)
     (0.02, Mask(joints=(1, 2)) & L2(radius=0.5))
-    >>> without_balls(L2(0.5), "l2")
+    >>> without_balls(L2(0.5), L2)
     (0.5, Unbounded())
     """
-    ball = Linf if norm == "linf" else L2
     parts = parts_of(threat)
-    rest = tuple(part for part in parts if not isinstance(part, ball))
-    radius = min((part.radius for part in parts if isinstance(part, ball)), default=math.inf)
+    rest = tuple(part for part in parts if not isinstance(part, kind))
+    radius = min((part.radius for part in parts if isinstance(part, kind)), default=math.inf)
     if isinstance(threat, All) and len(rest) > 1:
         return radius, dataclasses.replace(threat, parts=rest)
     return radius, rest[0] if rest else Unbounded()
@@ -266,12 +274,12 @@ def held_still(problem: Problem, gradient: Float[Tensor, "N M T V C"]) -> Float[
     return torch.where(problem.state["free"][..., None], gradient, 0)
 
 
-def reach(problem: Problem, norm: Norm) -> Float[Tensor, " N"]:
+def reach(problem: Problem, ball: Ball) -> Float[Tensor, " N"]:
     """Return how far each clip may go at all: ten times the way that draws it together into one point.
 
     In place of the box of images. Where a gradient nearly vanishes, the border that it predicts is kilometres away.
     """
     there = problem.movable.expand(*problem.clean.shape[:-1], 1)
     centre = torch.where(there, problem.clean, 0).sum((1, 2, 3)) / there.sum((1, 2, 3)).clamp(min=1)
-    spread = length(torch.where(there, problem.clean - centre[:, None, None, None], 0), norm)
+    spread = length(torch.where(there, problem.clean - centre[:, None, None, None], 0), ball)
     return torch.where(spread > 0, 10 * spread, torch.inf)
