@@ -25,12 +25,14 @@ def test_a_step_of_smart_and_whole_attacks_are_compared(tmp_path):
     assert len(set(result["successes"].values())) == 1
 
 
+@pytest.mark.slow
 def test_victims_are_compared(tmp_path):
     out = tmp_path / "victims.json"
     run("victims", "--models", "hrnn", "--clips", 1, "--repetitions", 1, "--json", out)
     assert json.loads(out.read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["quick_suite", "smart_goals", "train_victims"])
 def test_long_ones_start(script):
     assert "usage" in run(script, "--help")
