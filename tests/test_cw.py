@@ -21,6 +21,14 @@ def few():
     return linear_victim(clips, distance=0.05), clips
 
 
+def saturated(victim, clips):
+    class Saturated(torch.nn.Module):
+        def forward(self, xyz):
+            return torch.tanh(2 * victim.module(xyz) / 0.05)
+
+    return fb.TorchVictim(Saturated(), skeleton=clips.skeleton, classes=clips.classes)
+
+
 def test_confidence_is_bought_with_way(few):
     victim, clips = few
     missing = float(victim.logits(clips.xyz).amax(1).detach().mean()) * 2  # the margin of every clip
@@ -39,16 +47,14 @@ def test_c_is_found_however_wrong_the_first_is(first_c, searches, few):
 
 
 def test_a_fall_by_a_step_that_was_too_long_does_not_count_for_c(few):
-    """Of a saturated victim the first steps are too long, and cross the border whatever c is."""
-    victim, clips = few
+    """Of a saturated victim the first steps are seven times too long, and cross the border whatever c is."""
+    outcome = CW(steps=40, binary_searches=5, first_c=1e-3)(saturated(*few), few[1])
+    assert (ways(outcome, few[1]) < 1.1 * 0.05).all()
 
-    class Saturated(torch.nn.Module):
-        def forward(self, xyz):
-            return torch.tanh(2 * victim.module(xyz) / 0.05)
 
-    saturated = fb.TorchVictim(Saturated(), skeleton=clips.skeleton, classes=clips.classes)
-    outcome = CW(steps=40, binary_searches=5, first_c=1e-3)(saturated, clips)
-    assert (ways(outcome, clips) < 1.1 * 0.05).all()
+def test_steps_are_measured_by_the_nearest_fall(few):
+    outcome = CW(steps=50, binary_searches=3)(saturated(*few), few[1])
+    assert (ways(outcome, few[1]) < 1.01 * 0.05).all()
 
 
 def test_each_clip_has_a_c_of_its_own():

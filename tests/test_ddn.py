@@ -6,18 +6,24 @@ import pytest
 import torch
 
 import funnybone as fb
+from funnybone.attacks.border import falling
 from funnybone.attacks.ddn import DDN
 from funnybone.testing import linear_victim, random_clips
-from funnybone.threat import L2
+from funnybone.threat import L2, Linf
 
 
 @dataclass(frozen=True, kw_only=True)
 class Watched(DDN):
     visits: list = field(default_factory=list)
+    moves: list = field(default_factory=list)
+    aims: list = field(default_factory=list)
 
     def step(self, problem, xyz, visit, k):
         self.visits.append((visit.norm.float(), visit.fallen))
-        return super().step(problem, xyz, visit, k)
+        self.moves.append(xyz - problem.clean)
+        xyz = super().step(problem, xyz, visit, k)
+        self.aims.append(problem.state["eps"].float())
+        return xyz
 
 
 def far_from_linear(victim, clips):
@@ -60,6 +66,34 @@ def test_a_direction_that_is_wrong_at_first_is_turned():
     assert outcome.success.all()
     # (0.1 / 20) ** 0.5 is 0.0707, and straight along the first gradient it is 5 m.
     assert L2(1.0).distance(clips.xyz, outcome.adversarial.xyz) < 0.072
+
+
+def test_it_turns_less_and_less(clips, victim):
+    """A gradient without a direction of its own turns the displacement by no more than a step's share of it."""
+
+    class Shaken(torch.nn.Module):
+        generator = torch.Generator().manual_seed(0)
+
+        def forward(self, xyz):
+            noise = torch.randn(xyz[:1].shape, generator=self.generator)
+            nothing = (noise * (xyz - xyz.detach())).flatten(1).sum(1, keepdim=True)
+            return victim.module(xyz).detach() + torch.cat([nothing, -nothing], 1)
+
+    attack = Watched(steps=20)
+    attack(fb.TorchVictim(Shaken(), skeleton=clips.skeleton, classes=clips.classes), clips)
+    moves = torch.nn.functional.normalize(torch.stack(attack.moves[1:]).flatten(2), dim=2)
+    turned = (moves[1:] - moves[:-1]).norm(dim=2)
+    shares = torch.tensor([falling(1.0, 0.01, k, 20) for k in range(1, 19)])
+    assert (turned > 0.5 * shares[:, None]).all()
+    assert (turned < 1.1 * shares[:, None]).all()
+
+
+def test_what_a_threat_model_takes_off_does_not_let_the_norm_grow_for_ever(clips, victim):
+    attack = Watched(steps=60)
+    outcome = attack(victim, clips, threat=Linf(0.001))  # half of what is needed
+    assert not outcome.success.any()
+    # The first aim is where the border is.
+    assert max(float(aim.max()) for aim in attack.aims[1:]) < 2.2 * max(float(norm.max()) for norm, _ in attack.visits)
 
 
 @pytest.mark.parametrize("loss", ["goal", "ce", "margin", "dlr"])

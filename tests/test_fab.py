@@ -137,12 +137,26 @@ def test_restarts_begin_inside_of_what_was_found(norm, clips, victim):
 
 def test_restarts_in_a_ball_begin_inside_of_it(clips, victim):
     attack = Watched(steps=2, restarts=2)
-    attack(victim, clips, threat=L2(0.03))  # too small: what fell, fell outside
+    attack(victim, clips, threat=L2(0.03))  # where nothing falls
     assert torch.allclose(attack.starts[1][0].float(), torch.tensor(0.015), rtol=1e-3)
+    assert max(float(norm.max()) for norm, *_ in attack.visits) <= 0.03 + 1e-6
     flat = fb.TorchVictim(Flat(), skeleton=clips.skeleton, classes=clips.classes)
     attack = Watched(steps=2, restarts=2)
     attack(flat, dataclasses.replace(clips, labels=torch.zeros(6, dtype=torch.long)), threat=L2(0.03))
     assert torch.allclose(attack.starts[1][0].float(), torch.tensor(0.015), rtol=1e-3)
+
+
+def test_a_border_that_bends_away_is_reached(clips, victim):
+    """Steps are a twelfth of the way at first: were they pulled back before the clip fell, it would stand still."""
+
+    class Bending(torch.nn.Module):
+        def forward(self, xyz):
+            return torch.sinh(12 * victim.module(xyz) / 0.05)
+
+    bending = fb.TorchVictim(Bending(), skeleton=clips.skeleton, classes=clips.classes)
+    outcome = FAB(steps=40)(bending, clips)
+    assert outcome.success.all()
+    assert (ways(outcome, clips) < 1.02 * 0.05).all()
 
 
 def test_from_far_beyond_the_border_it_comes_back_without_a_gradient(clips, victim):

@@ -189,9 +189,19 @@ def test_a_ball_bounds_the_result(attack):
     exact = nearest(attack, victim.module.plane.normal)
     ball = type(attack.minimised)
     assert not attack(victim, clips, threat=ball(0.99 * exact)).success.any()
-    tight = attack(victim, clips, threat=ball((ALLOWED[attack.name] + 0.005) * exact))
+    just_wider = (1.035 if attack == CW else 1.005) * exact
+    tight = attack(victim, clips, threat=ball(just_wider))
     assert tight.success.all()
     assert tight.violation.max() == 0
+
+
+@every_attack
+def test_a_ball_just_wider_than_the_nearest_clip_is_found_where_borders_bend(attack):
+    victim, clips = bent()
+    best = torch.minimum(how_far(attack, bent), how_far(DDN if attack != FAB_LINF else FAB_LINF, bent))
+    for row in (2, 3):
+        ball = type(attack.minimised)((1.05 if attack == CW else 1.005) * float(best[row]))
+        assert attack(victim, clips[[row]], threat=ball).success.all()
 
 
 @every_attack
@@ -208,7 +218,7 @@ def test_a_ball_in_another_norm_that_cuts_off_the_shortest_way_is_filled(attack,
     assert outcome.violation.max() <= 1e-6
 
 
-@every_way
+@every_attack
 def test_held_joints_take_no_part(attack):
     victim, clips = plane()
     exact = nearest(attack, victim.module.plane.normal.detach()[:, :, :3])
@@ -246,6 +256,8 @@ def test_a_budget_is_spent_and_kept(attack, budget):
     # The first gradient leads DDN and FAB across a linear border; C&W and targets have another question before it.
     needed = {DDN: 2, FAB: 2, FAB_LINF: 2, FAB_T: 3, CW: 9}[attack]
     assert (bound.success == (budget >= needed)).all()
+    if budget == needed:
+        assert (bound.steps == (7 if attack == CW else 1)).all()
 
 
 @every_attack
@@ -293,7 +305,7 @@ def test_what_mixed_precision_takes_for_fallen_is_asked_again(attack):
     assert (mixed.queries > mixed.gradients + 1).any()
 
 
-@every_way
+@every_attack
 def test_a_victim_without_gradient_is_reported_and_held_joints_are_not(attack):
     victim, clips = plane()
     light = dataclasses.replace(attack, steps=4)
@@ -313,6 +325,23 @@ def test_progress_never_goes_back(attack):
     attack(victim, clips, progress=lambda *numbers: told.append(numbers))
     assert told[-1] == (6, 6, 6)
     assert told == sorted(told)
+
+
+@every_attack
+def test_where_no_person_could_be_nothing_is_asked(attack):
+    """The first gradient of a victim that is nearly flat predicts a border that is kilometres away."""
+    victim, clips = plane()
+    furthest = []
+
+    class Flat(torch.nn.Module):
+        def forward(self, xyz):
+            furthest.append(float((xyz.detach() - clips.xyz).norm()) if len(xyz) == len(clips) else 0.0)
+            return torch.tanh(8 * victim.module(xyz) / 0.05)
+
+    flat = fb.TorchVictim(Flat(), skeleton=clips.skeleton, classes=clips.classes)
+    outcome = attack(flat, clips)
+    assert 5 < max(furthest) < 10 * float(clips.xyz.norm()) * (30 if attack == FAB_LINF else 1)  # 816 ** 0.5
+    assert outcome.success.all() or attack == CW
 
 
 def test_a_border_that_is_too_far_away_to_count_is_still_a_number():

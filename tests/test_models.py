@@ -1,17 +1,17 @@
 """What every registered model promises, whatever its family."""
 
-import copy
-from concurrent.futures import ThreadPoolExecutor
+import typing
 
 import pytest
 import torch
 
 import funnybone as fb
-from funnybone.models import WeightsRecord, cost, load_weights, models, names, save_weights
-from funnybone.models.weights import DataRecord, SkeletonRecord
+from funnybone.errors import DataError
+from funnybone.models import Preprocess, cost, create, models, names
+from funnybone.models.layers import Dropout
 from funnybone.skeletons import ALL, COCO17, NTU25
 from funnybone.testing import check_victim, random_clips
-from narrow_models import narrow
+from narrow_models import NARROW, narrow
 
 every_model = pytest.mark.parametrize("name", names())
 
@@ -68,53 +68,6 @@ def test_an_absent_person_has_a_finite_answer_and_nobody_has_one_too(name):
 
 
 @every_model
-def test_the_gradient_is_that_of_finite_differences_where_it_is_said(name):
-    network, xyz = narrow(name, persons=1).double().requires_grad_(False), positions(1, n=2)
-    xyz.requires_grad_()
-    gradient = torch.autograd.grad(network(xyz).log_softmax(1)[:, 2].sum(), xyz)[0]
-    generator = torch.Generator().manual_seed(5)
-    close = []
-    for _ in range(8):  # a maximum or a ReLU may bend between the two points of one direction, not of most
-        direction = torch.randn(xyz.shape, generator=generator, dtype=torch.float64)
-        with torch.no_grad():
-            ends = [network(xyz + sign * 1e-7 * direction).log_softmax(1)[:, 2].sum() for sign in (1, -1)]
-        slope, expected = ((ends[0] - ends[1]) / 2e-7).item(), (gradient * direction).sum().item()
-        close.append(slope == pytest.approx(expected, rel=1e-4, abs=1e-6 * gradient.norm().item()))
-    assert (sum(close) >= 6) == models[name].exact_gradients
-
-
-@every_model
-def test_a_call_leaves_nothing_behind(name):
-    network, xyz = narrow(name).double(), positions()
-    before, chance = copy.deepcopy(network.state_dict()), torch.get_rng_state()
-    moved = xyz.clone()
-    with torch.no_grad():
-        first, other, again = network(moved), network(positions(frames=31)), network(moved)
-    assert torch.equal(moved, xyz)
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    assert torch.equal(torch.get_rng_state(), chance)
-    assert before.keys() == network.state_dict().keys()
-    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
-
-
-@every_model
-def test_threads_may_share_a_network(name):
-    network = narrow(name).requires_grad_(False)
-    clips = [positions(frames=16 + 4 * index).float() for index in range(4)]
-
-    def gradient(xyz):
-        xyz = xyz.clone().requires_grad_()
-        return torch.autograd.grad(network(xyz)[:, 0].sum(), xyz)[0]
-
-    alone = [gradient(xyz) for xyz in clips]
-    with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(gradient, clips))
-    for a, b in zip(alone, together, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
-
-
-@every_model
 def test_every_tensor_moves_with_the_network(name):
     network = narrow(name)
     tensors = {id(tensor) for tensor in (*network.parameters(), *network.buffers())}
@@ -128,29 +81,31 @@ def test_every_tensor_moves_with_the_network(name):
 
 
 @every_model
-def test_it_is_saved_loaded_and_examined_as_a_victim(name, tmp_path):
+def test_it_passes_the_exam_of_victims(name):
     clips = random_clips(4, frames=20, persons=2, absent=True, skeleton=NTU25)
     network = narrow(name, num_classes=len(clips.classes), frames=20)
-    options = {key: getattr(network, key) for key in ("persons", "frames", "in_channels")}
-    record = WeightsRecord(
-        model=name,
-        options={**options, **_narrow_options(name)},
-        skeleton=SkeletonRecord.of(NTU25),
-        classes=clips.classes,
-        preprocess={"centre": "clip"},
-        data=DataRecord(name="none", split=None, n=0, synthetic=True, sha256=""),
-    )
-    save_weights(tmp_path / f"{name}.none.safetensors", network, record)
-    again, _ = load_weights(tmp_path / f"{name}.none.safetensors")
-    with torch.no_grad():
-        assert torch.equal(again(clips.xyz), network(clips.xyz))
-    check_victim(fb.create_victim(tmp_path / f"{name}.none.safetensors"), clips)
+    victim = fb.TorchVictim(network, skeleton=NTU25, classes=clips.classes, preprocess=Preprocess(centre="clip"))
+    check_victim(victim, clips, options=NARROW.get(name, {}))
 
 
-def _narrow_options(name):
-    from narrow_models import NARROW
+@every_model
+def test_sizes_below_one_are_refused(name):
+    hints = typing.get_type_hints(models[name].__init__)
+    sizes = [key for key, kind in hints.items() if kind is int and key != "max_hop"]
+    assert {"num_classes", "persons"} <= set(sizes)
+    for key in sizes:
+        for size in (0, -1):
+            with pytest.raises(DataError, match=rf"^model '{name}': {key} is {size}; give at least 1$"):
+                create(name, **{key: size})
 
-    return NARROW.get(name, {})
+
+@every_model
+def test_an_input_of_another_type_is_refused(name):
+    network, xyz = narrow(name), positions()
+    with pytest.raises(DataError, match=r"input is torch\.float64, the network torch\.float32"):
+        network(xyz)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        assert network(xyz.bfloat16()).shape == (3, 5)
 
 
 @every_model
@@ -195,3 +150,12 @@ def test_parameters_all_have_a_gradient(name, mode):
     # AS-GCN's prediction head takes longer clips than these, and its decoder leaves out the first kind of link.
     apart = ("recon_layer", "edge_importance_recon", "decoder.msg_fc1.0", "decoder.msg_fc2.0")
     assert [key for key in left if not key.startswith(apart)] == []
+
+
+def test_dropout_keeps_the_type_and_the_mean():
+    ones = torch.ones(4, 50, 25, 8)
+    for kind in (torch.float32, torch.bfloat16, torch.float64):
+        dropped = Dropout(0.5).train()(ones.to(kind))
+        assert dropped.dtype == kind
+        assert set(dropped.unique().tolist()) == {0.0, 2.0}
+        assert dropped.float().mean().item() == pytest.approx(1, abs=0.05)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from funnybone.errors import DataError
-from funnybone.models import STREAMS, Fused, create, shown
+from funnybone.models import STREAMS, Fused, create, names, shown
+from funnybone.models.layers import present_of
 from funnybone.skeletons import ALL, HDM05_25, NTU25
 from narrow_models import NARROW, narrow
 
@@ -93,7 +94,7 @@ def test_networks_of_several_families_answer_together(xyz):
     assert [[part.training for part in network.modules()] for network in networks.values()] == modes
     fused.eval()
     assert fused.features(xyz).shape == (3, 16 + 32 + 32)
-    parts = [network(shown(stream, xyz, NTU25)) for stream, network in networks.items()]
+    parts = [network(shown(stream, xyz, NTU25), present_of(xyz)) for stream, network in networks.items()]
     torch.testing.assert_close(fused(xyz), 0.5 * parts[0] + parts[1] + 2 * parts[2])
 
 
@@ -131,16 +132,51 @@ def test_weights_that_do_not_fit(weights):
         Fused({"joint": small(), "bone": small()}, weights)
 
 
-@pytest.mark.xfail(strict=True, reason="networks take who stands still in a motion stream for absent: presence is lost")
-@pytest.mark.parametrize("name", ["agcn", "stgcn", "hrnn"])
-def test_who_stands_still_is_there(name):
-    network = narrow(name).double()
-    fused = Fused({"joint_motion": network}).eval()
+def standing(frames=12):
+    """Two clips of two persons who do not move."""
     pose = torch.randn(1, 2, 1, 25, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    xyz = pose.expand(2, 2, 12, 25, 3).clone().requires_grad_()
+    return pose.repeat(2, 1, frames, 1, 1).requires_grad_()
+
+
+@pytest.mark.parametrize("name", names())
+def test_who_stands_still_is_there(name):
+    fused, xyz = Fused({"joint_motion": narrow(name).double()}).eval(), standing()
+    logits = fused(xyz)
+    gradient = torch.autograd.grad(logits[:, 0].sum(), xyz)[0]
+    assert gradient.flatten(2).any(2).all()
+    hair = torch.randn(xyz.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 1e-9
+    torch.testing.assert_close(fused(xyz + hair), logits, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["agcn", "stgcn", "hrnn"])  # others take maxima over time: of equals, here
+def test_the_gradient_of_who_stands_still_is_that_of_finite_differences(name):
+    fused, xyz = Fused({"joint_motion": narrow(name).double()}).eval(), standing()
     gradient = torch.autograd.grad(fused(xyz)[0, 0], xyz)[0]
     step = torch.randn(xyz.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 1e-5
     with torch.no_grad():
         measured = (fused(xyz + step)[0, 0] - fused(xyz - step)[0, 0]) / 2
     assert measured.abs() > 1e-8
     torch.testing.assert_close((gradient * step).sum(), measured, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("name", names())
+def test_of_positions_it_need_not_be_said_who_is_there(name, xyz):
+    network = narrow(name).double()
+    assert torch.equal(network(xyz, present_of(xyz)), network(xyz))
+    objective = network.objective(0.1).double().eval()
+    for progress in (0.0, 0.5):
+        losses = [objective(network, xyz, torch.tensor([0, 1, 2]), progress, who) for who in (present_of(xyz), None)]
+        assert torch.equal(*losses)
+
+
+@pytest.mark.parametrize("name", ["hrnn", "sgn"])
+def test_frames_without_motion_enter_where_it_is_said_who_is_there(name):
+    network, moved = narrow(name, persons=1).double(), torch.zeros(1, 1, 8, 25, 3, dtype=torch.float64)
+    moved[:, :, :4] = standing(4)[:1, :1].detach()
+    assert torch.equal(network(moved, present_of(moved)), network(moved))
+    assert (network(moved, torch.ones(1, 1, 8, dtype=torch.bool)) - network(moved)).abs().max() > 1e-3
+
+
+def test_presence_of_another_shape_is_refused(xyz):
+    with pytest.raises(DataError, match=r"present is torch.bool of shape \(3, 2\); give \(N, M, T\) bools"):
+        small().check(xyz, present_of(xyz)[..., 0])

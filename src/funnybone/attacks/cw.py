@@ -1,6 +1,7 @@
 """C&W (Carlini and Wagner, 2017): the smallest L2 displacement, by Adam and a binary search for its price."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -27,8 +28,8 @@ class CW(MinimumNormAttack):
     Needs no scale to be given. The first gradient predicts how far the border is, and what c a linear victim would
     need; both c and the length of steps are counted in these, so that a victim whose logits are a thousand times as
     large, or clips in pixels, are attacked alike. Once a clip has fallen, its steps are measured by how far it went.
-    Any goal and any threat model will do. Of the attacks with this aim it asks most: `DDN` comes as near with a quarter
-    of the gradients.
+    Any goal and any threat model will do; an L2 ball bounds what is found, and Adam may pass through what lies beyond.
+    Of the attacks with this aim it asks most: `DDN` comes as near with a quarter of the gradients.
 
     Parameters
     ----------
@@ -66,6 +67,8 @@ class CW(MinimumNormAttack):
     >>> bool((L2(1.0).distance(clips.xyz, outcome.adversarial.xyz) < 1.05 * 0.05).all())
     True
     """
+
+    stays_inside: ClassVar[bool] = False  # at a ball's surface Adam does not come to rest
 
     binary_searches: int = 5
     step_size: float = 0.5

@@ -1,7 +1,6 @@
 """DDN (Rony et al., 2019): the smallest L2 displacement, its direction and its norm decoupled."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -58,8 +57,6 @@ class DDN(MinimumNormAttack):
     >>> bool((L2(1.0).distance(clips.xyz, outcome.adversarial.xyz) < 1.05 * 0.05).all())
     True
     """
-
-    stays_inside: ClassVar[bool] = True
 
     loss: Loss = "margin"
     gamma: float = 0.05

@@ -38,6 +38,7 @@ class FAB(MinimumNormAttack):
       fallen clip no step goes more than half of the way back, and where there is no gradient it goes that far.
     - What a threat model takes off a step, which would end short of the border, projections onto the linearised border
       and into the threat model make up in turn. The paper projects onto the border within its box.
+    - In a ball the search stays inside, where AutoAttack's only asks of what it found whether it is. So it finds more.
     - There is no final search on the line from the clip found to the clean one, as in AutoAttack's code.
     - A search that has not shortened a clip's way by a thousandth in ``patience`` steps ends.
 
@@ -58,8 +59,8 @@ class FAB(MinimumNormAttack):
         highest others must be passed too, which is this library's extension. SA has but its own class.
     restarts : int
         Searches, each through all targets; all but the first begin at random, half as far away as the nearest clip
-        that was found, or as a ball's surface where that is nearer or none was found (without a ball, half as far as
-        the clip that missed the goal least).
+        that was found. Where none was, half as far as a ball's surface, or without a ball, as the clip that missed the
+        goal least.
     patience : int
         See above; 0 for never.
 
@@ -130,8 +131,7 @@ class FAB(MinimumNormAttack):
         cube = self.norm == "linf"
         way = 2 * problem.chance.uniform(*shape) - 1 if cube else problem.chance.normal(*shape)
         way = held_still(problem, way)
-        size = 0.5 * torch.minimum(kept, state["bound"])
-        return problem.clean + per_clip(size / length(way, self.minimised).clamp(min=1e-12)) * way
+        return problem.clean + per_clip(kept / 2 / length(way, self.minimised).clamp(min=1e-12)) * way
 
     def objective(self, problem: Problem) -> Objective:
         if "target" in problem.state:

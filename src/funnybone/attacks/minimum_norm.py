@@ -78,9 +78,8 @@ class MinimumNormAttack(Attack):
 
     A clip is not left when it has fallen: of all iterates that achieve the goal the one nearest to the clean clip is
     kept, until the steps end, the queries do, or the search has converged. Every iterate is brought into the threat
-    model, except that a ball in the norm that is made small only bounds the result: the search may go through what
-    lies beyond, and a success there does not count. Joints that are held still take no part in directions and
-    distances.
+    model. An attack may say that of a ball in the norm that is made small it keeps the result inside, and not the
+    search: a success beyond does not count. Joints that are held still take no part in directions and distances.
 
     The outcome's ``steps`` are those after which the stored clip was found; its queries are all that were asked.
 
@@ -92,7 +91,7 @@ class MinimumNormAttack(Attack):
         Gradient steps of a search.
     """
 
-    stays_inside: ClassVar[bool] = False  # whether the search itself keeps to a ball in its norm
+    stays_inside: ClassVar[bool] = True  # whether the search itself keeps to a ball in its norm
 
     steps: int = 100
 
@@ -173,7 +172,7 @@ class MinimumNormAttack(Attack):
         total = len(problem)
         missed = torch.where(found.bound.isfinite(), found.bound, self.minimised.distance(problem.clean, found.xyz))
         kept = torch.where(found.norm.isfinite(), found.norm, missed)
-        xyz = self._inside(problem, self.start(problem, search, kept), 2 * found.norm)
+        xyz = self._inside(problem, self.start(problem, search, kept))
         won = torch.zeros(total, dtype=torch.bool, device=xyz.device)
         place = torch.arange(total, device=xyz.device)  # of each clip that is still searched for among all
         standing = problem.can_ask()
@@ -187,8 +186,7 @@ class MinimumNormAttack(Attack):
             if k == self.steps:  # the last iterate is judged, not left
                 break
             tell(1 - len(place) / total)
-            # Beyond twice the way of a clip that has fallen there is nothing to find.
-            xyz = self._inside(problem, self.step(problem, xyz, visit, k), 2 * visit.best)
+            xyz = self._inside(problem, self.step(problem, xyz, visit, k))
             standing = problem.can_ask() & ~self.converged(problem, visit, k)
         return won
 
@@ -242,11 +240,9 @@ class MinimumNormAttack(Attack):
         """Return which clips count as fallen, by what the victim says to them."""
         return achieved(problem.goal, logits, problem.reference)
 
-    def _inside(
-        self, problem: Problem, xyz: Float[Tensor, "N M T V C"], most: Float[Tensor, " N"]
-    ) -> Float[Tensor, "N M T V C"]:
-        """Into the threat model, and neither further than ``most`` nor than a clip may go at all."""
-        shorter = limited(xyz - problem.clean, torch.minimum(most, problem.state["reach"]), self.minimised)
+    def _inside(self, problem: Problem, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N M T V C"]:
+        """Into the threat model, and no further than a clip may go at all."""
+        shorter = limited(xyz - problem.clean, problem.state["reach"], self.minimised)
         return problem.constrain(problem.clean + shorter)
 
 
@@ -256,7 +252,7 @@ def without_balls(threat: Threat, kind: type[Ball]) -> tuple[float, Threat]:
     Examples
     --------
     >>> from funnybone.threat import L2, Linf, Mask
-    >>> without_balls(Linf(0.02) & Mask(joints=(1, 2)) & L2(0.5), Linf)
+    >>> without_balls(Linf(0.02) & Mask(joints=(1, 2)) & L2(0.5) & Linf(0.03), Linf)
     (0.02, Mask(joints=(1, 2)) & L2(radius=0.5))
     >>> without_balls(L2(0.5), L2)
     (0.5, Unbounded())

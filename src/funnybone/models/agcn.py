@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from funnybone.errors import DataError
@@ -103,7 +103,9 @@ class AGCN(Model):
             "width": width,
         }, state
 
-    def features(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N F"]:
+    def features(
+        self, xyz: Float[Tensor, "N M T V C"], present: Bool[Tensor, "N M T"] | None = None
+    ) -> Float[Tensor, "N F"]:
         """The mean over frames, joints and persons of the last block's output.
 
         Examples
@@ -111,9 +113,9 @@ class AGCN(Model):
         >>> AGCN(width=4).eval().features(torch.zeros(1, 2, 7, 25, 3)).shape
         torch.Size([1, 16])
         """
-        self.check(xyz)
+        self.check(xyz, present)
         # While batch norm trains, every person counts, as in the authors' code.
-        xyz, kept, places = share_absent_slots(xyz, not self.data_bn.training)
+        xyz, kept, places = share_absent_slots(xyz, present, not self.data_bn.training)
         x = norm_slots(xyz, self.data_bn).index_select(0, kept).transpose(1, 2).contiguous()
         for index in range(len(BLOCKS)):
             x = self.get_submodule(f"l{index + 1}")(x, cast(Tensor, self.A))

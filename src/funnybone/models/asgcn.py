@@ -4,7 +4,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from funnybone.errors import DataError
@@ -145,7 +145,9 @@ class ASGCN(Model):
             "max_hop": (bones - 1) // 2,
         }, state
 
-    def features(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N F"]:
+    def features(
+        self, xyz: Float[Tensor, "N M T V C"], present: Bool[Tensor, "N M T"] | None = None
+    ) -> Float[Tensor, "N F"]:
         """The mean over frames, joints and persons of the last block's output, along the links inferred from the clip.
 
         Examples
@@ -153,8 +155,8 @@ class ASGCN(Model):
         >>> ASGCN(width=4).eval().features(torch.zeros(1, 2, 7, 25, 3)).shape
         torch.Size([1, 16])
         """
-        self.check(xyz)
-        rows, places = share_absent(xyz.flatten(0, 1))
+        self.check(xyz, present)
+        rows, _, places = share_absent(xyz, present)
         return self.pooled(self.activations(rows, self.links_of(rows)), places)
 
     def features_given_links(
@@ -197,10 +199,9 @@ class ASGCN(Model):
         tensor([0.1000, 0.1000, 0.1000])
         """
         self.check(xyz)
-        rows = xyz.flatten(0, 1)
         if uniform is not None:
-            return self.links_of(rows, uniform.flatten(0, 1)).unflatten(0, xyz.shape[:2])
-        rows, places = share_absent(rows)
+            return self.links_of(xyz.flatten(0, 1), uniform.flatten(0, 1)).unflatten(0, xyz.shape[:2])
+        rows, _, places = share_absent(xyz)
         return self.links_of(rows)[places].unflatten(0, xyz.shape[:2])
 
     def links_of(
@@ -262,10 +263,12 @@ class ASGCN(Model):
         """Links first, then recognition along them: see `LinksThenLabels`."""
         return LinksThenLabels(label_smoothing)
 
-    def link_loss(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, ""]:
+    def link_loss(
+        self, xyz: Float[Tensor, "N M T V C"], present: Bool[Tensor, "N M T"] | None = None
+    ) -> Float[Tensor, ""]:
         """The mean over persons of `actional_links.link_loss`, absent ones included, as in the authors' code."""
-        self.check(xyz)
-        rows, places = share_absent(xyz.flatten(0, 1))
+        self.check(xyz, present)
+        rows, _, places = share_absent(xyz, present)
         # In full precision: the variance belongs to errors of 2 cm, to which bfloat16 rounds.
         with torch.autocast(rows.device.type, enabled=False):
             paths = joint_paths(rows.to(self.fcn.weight.dtype))
@@ -307,15 +310,21 @@ class LinksThenLabels(Objective):
     weight = 0.01
 
     def forward(
-        self, model: nn.Module, xyz: Float[Tensor, "N M T V C"], labels: Int[Tensor, " N"], progress: float
+        self,
+        model: nn.Module,
+        xyz: Float[Tensor, "N M T V C"],
+        labels: Int[Tensor, " N"],
+        progress: float,
+        present: Bool[Tensor, "N M T"] | None = None,
     ) -> Float[Tensor, ""]:
         net = cast(ASGCN, model)
         if progress < self.alone:
-            return net.link_loss(xyz)
-        net.check(xyz)
+            return net.link_loss(xyz, present)
+        net.check(xyz, present)
         predicts = xyz.shape[2] - FUTURE in HEAD_FRAMES
-        seen = xyz[:, :, :-FUTURE] if predicts else xyz
-        rows, places = share_absent(seen.flatten(0, 1))
+        seen = slice(-FUTURE if predicts else None)
+        there = None if present is None else present[:, :, seen]
+        rows, _, places = share_absent(xyz[:, :, seen], there)
         with torch.no_grad():
             links = net.links_of(rows)
         last = net.activations(rows, links)

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from funnybone.errors import DataError
@@ -104,7 +104,9 @@ class CTRGCN(Model):
             "width": width,
         }, state
 
-    def features(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N F"]:
+    def features(
+        self, xyz: Float[Tensor, "N M T V C"], present: Bool[Tensor, "N M T"] | None = None
+    ) -> Float[Tensor, "N F"]:
         """The mean over frames, joints and persons of the last block's output.
 
         Examples
@@ -112,14 +114,16 @@ class CTRGCN(Model):
         >>> CTRGCN(width=4).eval().features(torch.zeros(1, 2, 7, 25, 3)).shape
         torch.Size([1, 16])
         """
-        hidden, places = self.hidden(xyz)
+        hidden, places = self.hidden(xyz, present)
         return over_persons(hidden[-1].mean((2, 3)), places)
 
     def classify(self, features: Float[Tensor, "N F"]) -> Float[Tensor, "N K"]:
         """Logits of a feature vector."""
         return self.fc(features)
 
-    def hidden(self, xyz: Float[Tensor, "N M T V C"]) -> tuple[list[Float[Tensor, "R D V S"]], Int[Tensor, "N M"]]:
+    def hidden(
+        self, xyz: Float[Tensor, "N M T V C"], present: Bool[Tensor, "N M T"] | None = None
+    ) -> tuple[list[Float[Tensor, "R D V S"]], Int[Tensor, "N M"]]:
         """What each of the ten blocks puts out, and for each person of each clip the row that stands for it.
 
         Examples
@@ -128,8 +132,8 @@ class CTRGCN(Model):
         >>> [tuple(hidden[block].shape) for block in (0, 4, 9)], places.tolist()
         ([(2, 4, 25, 7), (2, 8, 25, 4), (2, 16, 25, 2)], [[0, 1]])
         """
-        self.check(xyz)
-        xyz, kept, places = share_absent_slots(xyz)
+        self.check(xyz, present)
+        xyz, kept, places = share_absent_slots(xyz, present)
         x = norm_slots(xyz, self.data_bn).index_select(0, kept).permute(0, 3, 2, 1).contiguous()
         hidden = []
         for index in range(len(BLOCKS)):

@@ -4,7 +4,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from funnybone.errors import DataError
@@ -146,7 +146,9 @@ class DGNN(Model):
             "bones": "joint",
         }, state
 
-    def features(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N F"]:
+    def features(
+        self, xyz: Float[Tensor, "N M T V C"], present: Bool[Tensor, "N M T"] | None = None
+    ) -> Float[Tensor, "N F"]:
         """The means over frames, positions and persons of the last block's joints, then of its edges.
 
         Examples
@@ -154,8 +156,8 @@ class DGNN(Model):
         >>> DGNN(width=4).eval().features(torch.zeros(1, 2, 7, 25, 3)).shape
         torch.Size([1, 32])
         """
-        self.check(xyz)
-        return self.features_given_bones(xyz, self.bones_of(xyz))
+        self.check(xyz, present)
+        return self.features_given_bones(xyz, self.bones_of(xyz), present)
 
     def bones_of(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N M T E C"]:
         """The vector that enters at each edge; zero for absent persons.
@@ -170,10 +172,13 @@ class DGNN(Model):
         return xyz.index_select(3, end) - xyz.index_select(3, start)
 
     def features_given_bones(
-        self, xyz: Float[Tensor, "N M T V C"], bones: Float[Tensor, "N M T E C"]
+        self,
+        xyz: Float[Tensor, "N M T V C"],
+        bones: Float[Tensor, "N M T E C"],
+        present: Bool[Tensor, "N M T"] | None = None,
     ) -> Float[Tensor, "N F"]:
         """The features of joints and bones that need not belong together."""
-        both, kept, places = share_absent_slots(torch.cat([xyz, bones], 3), not self.training)
+        both, kept, places = share_absent_slots(torch.cat([xyz, bones], 3), present, not self.training)
         nodes, edges = both.chunk(2, 3)
         nodes = norm_slots(nodes, self.data_bn_v).index_select(0, kept)
         edges = norm_slots(edges, self.data_bn_e).index_select(0, kept)
@@ -214,17 +219,22 @@ class FixedGraphFirst(Objective):
     """
 
     def forward(
-        self, model: nn.Module, xyz: Float[Tensor, "N M T V C"], labels: Int[Tensor, " N"], progress: float
+        self,
+        model: nn.Module,
+        xyz: Float[Tensor, "N M T V C"],
+        labels: Int[Tensor, " N"],
+        progress: float,
+        present: Bool[Tensor, "N M T"] | None = None,
     ) -> Float[Tensor, ""]:
         """Loss of a batch of preprocessed clips, when this share of the training's steps is done."""
         if progress >= FIXED_GRAPH:
-            return super().forward(model, xyz, labels, progress)
+            return super().forward(model, xyz, labels, progress, present)
         fixed = {
             name: parameter.detach()
             for name, parameter in model.named_parameters()
             if name.endswith((".source_M", ".target_M"))
         }
-        return self.classification(torch.func.functional_call(model, fixed, (xyz,)), labels)
+        return self.classification(torch.func.functional_call(model, fixed, (xyz, present)), labels)
 
 
 class _Block(nn.Module):

@@ -4,7 +4,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from funnybone.models.ctrgcn import CTRGCN, over_persons
@@ -92,11 +92,16 @@ class FeatureRefinement(Objective):
         self.temporal = nn.ModuleList(_Contrast(channels, frames, num_classes) for channels, frames in sizes)
 
     def forward(
-        self, model: nn.Module, xyz: Float[Tensor, "N M T V C"], labels: Int[Tensor, " N"], progress: float
+        self,
+        model: nn.Module,
+        xyz: Float[Tensor, "N M T V C"],
+        labels: Int[Tensor, " N"],
+        progress: float,
+        present: Bool[Tensor, "N M T"] | None = None,
     ) -> Float[Tensor, ""]:
         """Loss of a batch of preprocessed clips; in training mode it also moves the prototypes."""
         net = cast(CTRGCN, model)
-        hidden, places = net.hidden(xyz)
+        hidden, places = net.hidden(xyz, present)
         logits = net.classify(over_persons(hidden[-1].mean((2, 3)), places))
         loss = self.classification(logits, labels)
         for (block, weight), spatial, temporal in zip(LEVELS.items(), self.spatial, self.temporal, strict=True):

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from funnybone.errors import DataError
@@ -80,9 +80,6 @@ class HRNN(Model):
         hidden4: int = 60,
     ) -> None:
         super().__init__(skeleton, num_classes, persons, frames, in_channels)
-        for name, size in {"hidden1": hidden1, "hidden2": hidden2, "hidden3": hidden3, "hidden4": hidden4}.items():
-            if size < 1:
-                raise DataError(f"HRNN: {name} is {size}", hint="give at least 1")
         joints = parts_of(skeleton)
         order = torch.tensor([joint for part in PARTS for joint in joints[part]])
         columns = order[:, None] * in_channels + torch.arange(in_channels)
@@ -93,7 +90,9 @@ class HRNN(Model):
         self.body = nn.LSTM(4 * hidden3, hidden4, batch_first=True, bidirectional=True)
         self.fc = nn.Linear(2 * hidden4, num_classes)
 
-    def features(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N F"]:
+    def features(
+        self, xyz: Float[Tensor, "N M T V C"], present: Bool[Tensor, "N M T"] | None = None
+    ) -> Float[Tensor, "N F"]:
         """The mean over present persons, and over the frames in which each is present, of the LSTM's output.
 
         Examples
@@ -101,16 +100,16 @@ class HRNN(Model):
         >>> HRNN().eval().features(torch.zeros(1, 2, 7, 25, 3)).shape
         torch.Size([1, 120])
         """
-        self.check(xyz)
+        self.check(xyz, present)
         with torch.autocast(xyz.device.type, enabled=False):  # rounding would grow from frame to frame
-            rows, places = share_absent(xyz.flatten(0, 1))
-            x, counts = _present_first(rows)
+            rows, there, places = share_absent(xyz, present)
+            x, counts = _present_first(rows.to(self.fc.weight.dtype), there)
             steps = torch.arange(x.shape[1], device=x.device)[:, None]
             mask = (steps < counts).to(x.dtype)[..., None]
             y = self._over_body(x, mask)
             person = ((y * mask).sum(0) / counts.clamp(min=1)[:, None])[places].view(*xyz.shape[:2], y.shape[-1])
-            present = (counts > 0)[places].view(xyz.shape[:2])
-            return person.sum(1) / present.sum(1, keepdim=True).clamp(min=1)
+            ever = (counts > 0)[places].view(xyz.shape[:2])
+            return person.sum(1) / ever.sum(1, keepdim=True).clamp(min=1)
 
     def classify(self, features: Float[Tensor, "N F"]) -> Float[Tensor, "N K"]:
         """Logits of a feature vector; of a mean over frames, the mean of the frames' scores."""
@@ -276,9 +275,10 @@ def _both(rnn: nn.RNNBase, name: str) -> Tensor:
     return torch.cat((getattr(rnn, f"{name}_l0"), getattr(rnn, f"{name}_l0_reverse")))
 
 
-def _present_first(rows: Float[Tensor, "R T V C"]) -> tuple[Float[Tensor, "R T V C"], Int[Tensor, " R"]]:
+def _present_first(
+    rows: Float[Tensor, "R T V C"], present: Bool[Tensor, "R T"]
+) -> tuple[Float[Tensor, "R T V C"], Int[Tensor, " R"]]:
     """Each person's present frames in order, then the empty ones; and how many are present."""
-    present = (rows != 0).flatten(2).any(2)
     order = present_first(present)
     return torch.take_along_dim(rows, order[:, :, None, None], 1), present.sum(1)
 

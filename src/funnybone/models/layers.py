@@ -32,7 +32,7 @@ class Dropout(nn.Module):
             return y
         words = torch.empty(y.numel() // 8 + 1, dtype=torch.int64, device=y.device).random_(-(2**63), None)
         kept = words.view(torch.uint8)[: y.numel()].view(y.shape) < self.kept
-        return y * (kept * (256 / self.kept))
+        return y * (kept * (256 / self.kept)).to(y.dtype)
 
 
 def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
@@ -70,6 +70,17 @@ def over_time(x: Float[Tensor, "B T V C"], conv: nn.Conv2d, norm: nn.BatchNorm2d
     return batch_norm(y.permute(0, 2, 3, 1), norm)
 
 
+def present_of(xyz: Float[Tensor, "N M T V C"], said: Bool[Tensor, "N M T"] | None = None) -> Bool[Tensor, "N M T"]:
+    """Who is there when: as it is said, or else wherever any number is not zero.
+
+    Examples
+    --------
+    >>> present_of(torch.tensor([1.0, 0.0]).view(1, 1, 2, 1, 1))
+    tensor([[[ True, False]]])
+    """
+    return (xyz != 0).flatten(3).any(3) if said is None else said
+
+
 def present_first(present: Bool[Tensor, "N L"]) -> Int[Tensor, "N L"]:
     """For each row the places of what is present, in order, and then those of what is not.
 
@@ -90,7 +101,7 @@ def norm_slots(xyz: Float[Tensor, "N M T V C"], norm: nn.BatchNorm1d) -> Float[T
 
 
 def share_absent_slots(
-    xyz: Float[Tensor, "N M T V C"], share: bool = True
+    xyz: Float[Tensor, "N M T V C"], present: Bool[Tensor, "N M T"] | None = None, share: bool = True
 ) -> tuple[Float[Tensor, "N M T V C"], Int[Tensor, " R"], Int[Tensor, "N M"]]:
     """The clips, the rows (of N times M) to compute, and for each person the place among these of the one for it.
 
@@ -110,20 +121,25 @@ def share_absent_slots(
     # An exported graph cannot depend on who is present.
     if not share or torch.compiler.is_compiling() or torch.jit.is_tracing() or not len(xyz):
         return xyz, own.flatten(), own
-    present = (xyz != 0).flatten(2).any(2)
-    first = own.masked_fill(present, own.numel()).amin(0)
-    kept, places = torch.where(present, own, first).unique(return_inverse=True)
-    return torch.where(present[:, :, None, None, None], xyz, 0), kept, places
+    ever = present_of(xyz, present).any(2)
+    first = own.masked_fill(ever, own.numel()).amin(0)
+    kept, places = torch.where(ever, own, first).unique(return_inverse=True)
+    return torch.where(ever[:, :, None, None, None], xyz, 0), kept, places
 
 
-def share_absent(rows: Float[Tensor, "B T V C"]) -> tuple[Float[Tensor, "R T V C"], Int[Tensor, " B"]]:
-    """Rows to compute, and for each row of the input the one for it: `share_absent_slots` where there is one slot.
+def share_absent(
+    xyz: Float[Tensor, "N M T V C"], present: Bool[Tensor, "N M T"] | None = None
+) -> tuple[Float[Tensor, "R T V C"], Bool[Tensor, "R T"], Int[Tensor, " B"]]:
+    """Rows to compute, when each is present, and for each of N times M persons the row for it.
+
+    It is `share_absent_slots` where all slots are alike: one absent person serves all.
 
     Examples
     --------
-    >>> rows, places = share_absent(torch.tensor([0.0, 3.0, 0.0]).view(3, 1, 1, 1))
+    >>> rows, _, places = share_absent(torch.tensor([0.0, 3.0, 0.0]).view(3, 1, 1, 1, 1))
     >>> rows.flatten(), places
     (tensor([0., 3.]), tensor([0, 1, 0]))
     """
-    xyz, kept, places = share_absent_slots(rows[:, None])
-    return xyz.flatten(0, 1).index_select(0, kept), places.flatten()
+    rows, there = xyz.flatten(0, 1), present_of(xyz, present).flatten(0, 1)
+    shared, kept, places = share_absent_slots(rows[:, None], there[:, None])
+    return shared.flatten(0, 1).index_select(0, kept), there.index_select(0, kept), places.flatten()

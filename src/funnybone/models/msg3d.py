@@ -4,7 +4,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from funnybone.errors import DataError
@@ -115,7 +115,9 @@ class MSG3D(Model):
             "g3d_scales": targets // nodes,
         }, state
 
-    def features(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N F"]:
+    def features(
+        self, xyz: Float[Tensor, "N M T V C"], present: Bool[Tensor, "N M T"] | None = None
+    ) -> Float[Tensor, "N F"]:
         """The mean over frames, joints and persons of the last stage's output.
 
         Examples
@@ -123,10 +125,10 @@ class MSG3D(Model):
         >>> MSG3D(width=6, gcn_scales=2, g3d_scales=2).eval().features(torch.zeros(1, 2, 7, 25, 3)).shape
         torch.Size([1, 24])
         """
-        self.check(xyz)
+        self.check(xyz, present)
         if not len(xyz):
             return xyz.new_zeros(0, self.fc.in_features)
-        xyz, kept, places = share_absent_slots(xyz)
+        xyz, kept, places = share_absent_slots(xyz, present)
         x = norm_slots(xyz, self.data_bn).index_select(0, kept)
         stages = (
             (self.sgcn1, self.gcn3d1, self.tcn1),

@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 
@@ -41,10 +41,18 @@ class Objective(nn.Module):
         self.label_smoothing = label_smoothing
 
     def forward(
-        self, model: nn.Module, xyz: Float[Tensor, "N M T V C"], labels: Int[Tensor, " N"], progress: float
+        self,
+        model: nn.Module,
+        xyz: Float[Tensor, "N M T V C"],
+        labels: Int[Tensor, " N"],
+        progress: float,
+        present: Bool[Tensor, "N M T"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Loss of a batch of preprocessed clips, when this share of the training's steps is done."""
-        return self.classification(model(xyz), labels)
+        """Loss of a batch of preprocessed clips, when this share of the training's steps is done.
+
+        Who is ``present`` when is read off zeros where it is left out: see `Model.features`.
+        """
+        return self.classification(model(xyz, present), labels)
 
     def classification(self, logits: Float[Tensor, "N K"], labels: Int[Tensor, " N"]) -> Float[Tensor, ""]:
         """The part that judges logits."""

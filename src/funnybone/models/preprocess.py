@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from funnybone.errors import DataError
-from funnybone.models.steps import in_order, padded, present_of, sampled, to_the_front, turn_onto
+from funnybone.models.layers import present_of
+from funnybone.models.steps import in_order, padded, sampled, to_the_front, turn_onto
 from funnybone.skeletons import Skeleton
 
 _AXES = {"x": 0, "y": 1, "z": 2}

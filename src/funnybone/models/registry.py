@@ -8,7 +8,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from funnybone.errors import DataError
@@ -66,13 +67,26 @@ class Model(nn.Module, ABC):
         self.skeleton, self.num_classes, self.persons = skeleton, num_classes, persons
         self.frames, self.in_channels = frames, in_channels
 
-    def forward(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N K"]:
-        """Logits of each clip."""
-        return self.classify(self.features(xyz))
+    def forward(
+        self, xyz: Float[Tensor, "N M T V C"], present: Bool[Tensor, "N M T"] | None = None
+    ) -> Float[Tensor, "N K"]:
+        """Logits of each clip; for ``present`` see `features`."""
+        return self.classify(self.features(xyz, present))
 
     @abstractmethod
-    def features(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N F"]:
-        """The vector of each clip that enters the classifier."""
+    def features(
+        self, xyz: Float[Tensor, "N M T V C"], present: Bool[Tensor, "N M T"] | None = None
+    ) -> Float[Tensor, "N F"]:
+        """The vector of each clip that enters the classifier.
+
+        Parameters
+        ----------
+        xyz : Tensor
+            Positions, or what a stream shows of them; zero where nobody is.
+        present : Tensor, optional
+            When each person is there. Without it, wherever any number is not zero: of positions that is the same, but
+            of differences between frames, in which who stands still is zero too, it is not.
+        """
 
     @abstractmethod
     def classify(self, features: Float[Tensor, "N F"]) -> Float[Tensor, "N K"]:
@@ -91,8 +105,8 @@ class Model(nn.Module, ABC):
         """What training this network minimises."""
         return Objective(label_smoothing)
 
-    def check(self, xyz: Tensor) -> None:
-        """Raise `DataError` when an input is not (N, M, T, V, C) floats of this network's sizes."""
+    def check(self, xyz: Tensor, present: Tensor | None = None) -> None:
+        """Raise `DataError` when an input is not (N, M, T, V, C) floats of this network's sizes and type."""
         want = f"(N, {self.persons}, T, {len(self.skeleton.joints)}, {self.in_channels})"
         hint = f"{type(self).__name__} on {self.skeleton.name} takes floats of shape {want}"
         if xyz.ndim != 5 or not xyz.is_floating_point():
@@ -106,6 +120,11 @@ class Model(nn.Module, ABC):
             raise DataError(f"input has {persons} person slots", hint=f"{hint}; fill absent persons with zeros")
         if frames < 1:
             raise DataError("input has no frames", hint=hint)
+        own = next(self.parameters()).dtype
+        if xyz.dtype != own and not torch.is_autocast_enabled(xyz.device.type):
+            raise DataError(f"input is {xyz.dtype}, the network {own}", hint=f"convert one of them, xyz.to({own})")
+        if present is not None and (present.dtype != torch.bool or present.shape != xyz.shape[:3]):
+            raise DataError(f"present is {present.dtype} of shape {tuple(present.shape)}", hint="give (N, M, T) bools")
 
 
 models: Registry[type[Model]] = Registry("model", "funnybone.models")
@@ -170,7 +189,7 @@ def from_arguments(name: str, arguments: dict[str, Any]) -> Model:
 
 
 def _check_types(name: str, arguments: dict[str, Any]) -> None:
-    """Raise `DataError` for an argument that its constructor's annotation does not allow."""
+    """Raise `DataError` for an argument that its constructor's annotation does not allow, and for a size below 1."""
     hints = typing.get_type_hints(models[name].__init__)
     kinds = {int: numbers.Integral, float: numbers.Real}
     for key, value in arguments.items():
@@ -180,6 +199,8 @@ def _check_types(name: str, arguments: dict[str, Any]) -> None:
         fits = isinstance(value, kinds.get(kind, kind)) and (kind is bool or not isinstance(value, bool))
         if not fits or (kind is float and not math.isfinite(value)):
             raise DataError(f"model {name!r}: {key} is {value!r}", hint=f"give {_WORDS.get(kind, kind.__name__)}")
+        if kind is int and value < 1 and key != "max_hop":  # every whole number is a size, but for this
+            raise DataError(f"model {name!r}: {key} is {value}", hint="give at least 1")
 
 
 def names(pattern: str = "*") -> list[str]:

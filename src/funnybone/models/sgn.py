@@ -5,11 +5,19 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from funnybone.errors import DataError
-from funnybone.models.layers import Dropout, batch_norm, over_time, pointwise, present_first, scale_and_shift
+from funnybone.models.layers import (
+    Dropout,
+    batch_norm,
+    over_time,
+    pointwise,
+    present_first,
+    present_of,
+    scale_and_shift,
+)
 from funnybone.models.registry import Model, register_model
 from funnybone.skeletons import NTU25, Skeleton
 
@@ -21,10 +29,10 @@ class SGN(Model):
     """A learned graph over the joints of each of 20 poses, then a convolution over the poses; the maximum over them.
 
     The layers and their names are those of the authors' released network, so its checkpoints load as they are. So is
-    what their loader does before it: the present poses of a clip (a pose is one person in one frame with any number
-    that is not zero) stand in one row, ordered by frame and then by person, so two persons alternate. The row is cut
-    into equal segments and one pose of each enters the network: in training a random one, in evaluation its middle.
-    Only those poses have a gradient. Frames, T >= 1, may differ from call to call.
+    what their loader does before it: the present poses of a clip (a pose is one person in one frame) stand in one row,
+    ordered by frame and then by person, so two persons alternate. The row is cut into equal segments and one pose of
+    each enters the network: in training a random one, in evaluation its middle. Only those poses have a gradient.
+    Frames, T >= 1, may differ from call to call.
 
     Two things differ from the loader. Segments are exactly equal, so the last poses of a row count as much as the first
     (theirs have whole lengths, which leaves up to half of the row unseen). A row shorter than the number of segments is
@@ -85,9 +93,6 @@ class SGN(Model):
         super().__init__(skeleton, num_classes, persons, frames, in_channels)
         if width < 4 or width % 4:
             raise DataError(f"SGN: width is {width}", hint="give a multiple of 4")
-        for name, size in {"segments": segments, "samples": samples}.items():
-            if size < 1:
-                raise DataError(f"SGN: {name} is {size}", hint="give at least 1")
         self.segments, self.samples = segments, samples
         joints, narrow = len(skeleton.joints), width // 4
         self.tem_embed = _Embedding(segments, narrow, width)
@@ -125,7 +130,9 @@ class SGN(Model):
             "segments": state["tem_embed.cnn.0.cnn.weight"].shape[1],
         }, state
 
-    def features(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N F"]:
+    def features(
+        self, xyz: Float[Tensor, "N M T V C"], present: Bool[Tensor, "N M T"] | None = None
+    ) -> Float[Tensor, "N F"]:
         """The maximum over the chosen poses of the last convolution's output; the mean of that over ``samples``.
 
         Examples
@@ -133,8 +140,8 @@ class SGN(Model):
         >>> SGN(width=8).eval().features(torch.zeros(1, 2, 7, 25, 3)).shape
         torch.Size([1, 16])
         """
-        self.check(xyz)
-        chosen = self.chosen(xyz)
+        self.check(xyz, present)
+        chosen = self.chosen(xyz, present)
         poses = xyz.flatten(3).flatten(0, 2).index_select(0, chosen.flatten())
         poses = poses.view(-1, self.segments, *xyz.shape[3:])
         # Two maxima say which joint and which pose carry the gradient. Rounded to 16 bits they name others.
@@ -146,7 +153,9 @@ class SGN(Model):
         """Logits of a feature vector."""
         return self.fc(features)
 
-    def chosen(self, xyz: Float[Tensor, "N M T V C"]) -> Int[Tensor, "N K S"]:
+    def chosen(
+        self, xyz: Float[Tensor, "N M T V C"], present: Bool[Tensor, "N M T"] | None = None
+    ) -> Int[Tensor, "N K S"]:
         """Which poses enter the network: indices into ``xyz.flatten(0, 2)`` for each clip, sample and segment.
 
         Examples
@@ -155,8 +164,8 @@ class SGN(Model):
         tensor([[[ 1,  4,  7, 10]]])
         """
         clips, persons, frames = xyz.shape[:3]
-        present = (xyz != 0).flatten(3).any(3).transpose(1, 2).flatten(1)
-        row = present_first(present)  # by frame and person
+        there = present_of(xyz, present).transpose(1, 2).flatten(1)
+        row = present_first(there)  # by frame and person
         # Where in its segment each pick lies, as a share in whole numbers, for which the next lines are exact.
         segment = torch.arange(self.segments, device=xyz.device)
         if self.training:
@@ -165,7 +174,7 @@ class SGN(Model):
         else:
             whole = 2 * self.samples
             share = torch.arange(1, whole, 2, device=xyz.device)[:, None]
-        place = (segment * whole + share) * present.sum(1)[:, None, None] // (self.segments * whole)
+        place = (segment * whole + share) * there.sum(1)[:, None, None] // (self.segments * whole)
         pose = row.gather(1, place.flatten(1)).view(place.shape)
         first = torch.arange(clips, device=xyz.device)[:, None, None] * (persons * frames)
         return first + pose % persons * frames + pose // persons

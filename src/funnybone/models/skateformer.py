@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from funnybone.errors import DataError
@@ -147,7 +147,9 @@ class SkateFormer(Model):
             "mlp_ratio": len(state[f"{block}mlp.fc1.weight"]) / width,
         }, state
 
-    def features(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N F"]:
+    def features(
+        self, xyz: Float[Tensor, "N M T V C"], present: Bool[Tensor, "N M T"] | None = None
+    ) -> Float[Tensor, "N F"]:
         """The mean over frames, joints and persons of the last block's output.
 
         Examples
@@ -156,7 +158,7 @@ class SkateFormer(Model):
         >>> net.features(torch.zeros(1, 2, 7, 25, 3)).shape
         torch.Size([1, 16])
         """
-        self.check(xyz)
+        self.check(xyz, present)
         x = self._embed(xyz)
         for stage in self.stages:
             for block in cast(nn.ModuleList, stage.blocks):
@@ -200,8 +202,6 @@ def _check(width: int, heads: int, length: int, window: int, mlp_ratio: float, d
         raise DataError(f"SkateFormer: heads is {heads}", hint="give a multiple of 8")
     if width < heads or width % heads:
         raise DataError(f"SkateFormer: width is {width}", hint=f"give a multiple of heads, {heads}")
-    if window < 1:
-        raise DataError(f"SkateFormer: window is {window}", hint="give at least 1")
     if length < 1 or length % (HALVINGS * window):
         hint = f"give a multiple of {HALVINGS * window}: frames are halved three times, then cut into windows"
         raise DataError(f"SkateFormer: length is {length}", hint=hint)

@@ -7,23 +7,12 @@ has no gradient; everything that is then computed from the chosen positions has 
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from funnybone.models.layers import present_first
+from funnybone.models.layers import present_first, present_of
 
 MARGIN = 40  # a fortieth of the frames is left out at each end: the central 95 per cent
-
-
-def present_of(xyz: Float[Tensor, "N M T V C"]) -> Bool[Tensor, "N M T"]:
-    """Who is there when.
-
-    Examples
-    --------
-    >>> present_of(torch.tensor([1.0, 0.0]).view(1, 1, 2, 1, 1))
-    tensor([[[ True, False]]])
-    """
-    return (xyz != 0).flatten(3).any(3)
 
 
 def in_order(

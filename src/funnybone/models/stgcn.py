@@ -4,7 +4,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from funnybone.models.graphs import graph_of, spatial_partition
@@ -100,7 +100,9 @@ class STGCN(Model):
             "max_hop": (kernels - 1) // 2,
         }, state
 
-    def features(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N F"]:
+    def features(
+        self, xyz: Float[Tensor, "N M T V C"], present: Bool[Tensor, "N M T"] | None = None
+    ) -> Float[Tensor, "N F"]:
         """The mean over frames, joints and persons of the last block's output.
 
         Examples
@@ -108,8 +110,8 @@ class STGCN(Model):
         >>> STGCN(width=4).eval().features(torch.zeros(1, 2, 7, 25, 3)).shape
         torch.Size([1, 16])
         """
-        self.check(xyz)
-        rows, places = share_absent(xyz.flatten(0, 1))
+        self.check(xyz, present)
+        rows, _, places = share_absent(xyz, present)
         x = self._normalise(rows)
         for block, importance in zip(self.st_gcn_networks, self.edge_importance, strict=True):
             x = block(x, cast(Tensor, self.A) * importance)

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from funnybone.errors import DataError
@@ -124,7 +124,9 @@ class STGCNpp(Model):
             "inflate": ",".join(map(str, grows)),
         }, state
 
-    def features(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N F"]:
+    def features(
+        self, xyz: Float[Tensor, "N M T V C"], present: Bool[Tensor, "N M T"] | None = None
+    ) -> Float[Tensor, "N F"]:
         """The mean over frames, joints and persons of the last stage's output.
 
         Examples
@@ -132,8 +134,8 @@ class STGCNpp(Model):
         >>> STGCNpp(width=6).eval().features(torch.zeros(1, 2, 7, 25, 3)).shape
         torch.Size([1, 24])
         """
-        self.check(xyz)
-        rows, places = share_absent(xyz.flatten(0, 1))
+        self.check(xyz, present)
+        rows, _, places = share_absent(xyz, present)
         norm = cast(nn.Module, self.backbone.data_bn)
         x = norm(rows.flatten(2).flatten(0, 1)).view(rows.shape)
         for block in cast(nn.ModuleList, self.backbone.gcn):

@@ -5,10 +5,11 @@ import numbers
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from funnybone.errors import DataError
+from funnybone.models.layers import present_of
 from funnybone.models.modes import evaluating
 from funnybone.models.objective import Objective
 from funnybone.models.registry import Model
@@ -37,7 +38,7 @@ def motion(xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N M T V C"]:
     >>> motion(xyz)[0, 0, :, 0, 0]
     tensor([1., 2., 0., 0.])
     """
-    present = (xyz != 0).flatten(3).any(3)[..., None, None]
+    present = present_of(xyz)[..., None, None]
     steps = torch.where(present[:, :, 1:] & present[:, :, :-1], xyz[:, :, 1:] - xyz[:, :, :-1], 0)
     return torch.cat([steps, torch.zeros_like(xyz[:, :, :1])], 2)
 
@@ -149,6 +150,7 @@ class Fused(Model):
         each = networks.values()
         self.symmetric = all(network.symmetric for network in each)  # type: ignore[misc]  # of the class, but for this
         self.exact_gradients = all(network.exact_gradients for network in each)  # type: ignore[misc]
+        # Without the empty frames in its middle a clip has another motion there: that from before them to after.
         moving = any(stream.endswith("motion") for stream in networks)
         self.skips_empty = all(network.skips_empty for network in each) and not moving  # type: ignore[misc]
 
@@ -167,12 +169,14 @@ class Fused(Model):
         """The network of one stream."""
         return self.get_submodule(stream)  # type: ignore[return-value]
 
-    def features(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N F"]:
-        """The features of all streams, side by side."""
-        self.check(xyz)
-        return torch.cat(
-            [self.network(stream).features(shown(stream, xyz, self.skeleton)) for stream in self.streams], 1
-        )
+    def features(
+        self, xyz: Float[Tensor, "N M T V C"], present: Bool[Tensor, "N M T"] | None = None
+    ) -> Float[Tensor, "N F"]:
+        """The features of all streams, side by side; who stands still is there, although there is no motion of him."""
+        self.check(xyz, present)
+        present = present_of(xyz, present)
+        each = [self.network(stream).features(shown(stream, xyz, self.skeleton), present) for stream in self.streams]
+        return torch.cat(each, 1)
 
     def classify(self, features: Float[Tensor, "N F"]) -> Float[Tensor, "N K"]:
         """The weighted sum of the streams' logits."""

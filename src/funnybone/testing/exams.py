@@ -1,4 +1,4 @@
-"""The exams."""
+"""The exams of attacks and of defenses."""
 
 import dataclasses
 import inspect
@@ -9,11 +9,10 @@ import torch
 
 from funnybone.attacks.base import Attack
 from funnybone.clips import Clips
-from funnybone.errors import DataError
 from funnybone.goals import AnythingBut, Goal, Specified
 from funnybone.outcome import Outcome
-from funnybone.skeletons import COCO17, NTU25, Skeleton
 from funnybone.testing.analytic import linear_victim, random_clips
+from funnybone.testing.victim_exam import check_victim
 from funnybone.threat import BoneLength, Linf, Mask, Threat
 from funnybone.victims.base import Victim, predict
 
@@ -108,73 +107,6 @@ def _check_truth(
     assert bool((outcome.queries[outcome.attacked] > 0).all()), "queries were not counted"
     if attack.access != "gradients":
         assert not bool(outcome.gradients.any()), f"an attack with access {attack.access} used gradients"
-
-
-def check_victim(victim: Victim, clips: Clips) -> None:
-    """Examine a victim on clips of its skeleton and classes.
-
-    It must answer with one row for each clip, the same each time (unless it says that it is stochastic) and
-    whatever else is in the batch, refuse another skeleton, give a finite gradient that agrees with finite differences
-    where it offers one, and have a fingerprint that does not change.
-
-    Examples
-    --------
-    >>> clips = random_clips(4)
-    >>> check_victim(linear_victim(clips), clips)
-    """
-    clips = clips[: min(len(clips), 4)]
-    predicted, logits = predict(victim, clips)
-    assert predicted.shape == (len(clips),), f"labels have shape {tuple(predicted.shape)}"
-    assert int(predicted.min()) >= 0, "a label is negative"
-    assert int(predicted.max()) < len(victim.classes), "a label is not one of the classes"
-    assert victim.fingerprint == victim.fingerprint, "the fingerprint changes from one look to the next"
-    other = random_clips(2, skeleton=_other_skeleton(victim))
-    try:
-        victim.check(other)
-    except DataError:
-        pass
-    else:
-        raise AssertionError("clips of another skeleton were not refused")
-    if victim.stochastic:
-        return
-    again, logits_again = predict(victim, clips)
-    same = torch.equal(predicted, again) if logits is None else torch.allclose(logits, logits_again, rtol=1e-4)  # type: ignore[arg-type]
-    assert same, "two answers differ; a victim that draws must say stochastic = True"
-    if logits is None:
-        return
-    assert logits.shape == (len(clips), len(victim.classes)), f"logits have shape {tuple(logits.shape)}"
-    _, alone = predict(victim, clips, batch_size=1)
-    assert alone is not None
-    scale = float(logits.abs().max()) + 1e-6
-    assert float((alone - logits).abs().max()) <= 1e-3 * scale, "the answer depends on the rest of the batch"
-    if victim.access == "gradients":
-        _check_gradient(victim, clips)
-
-
-def _other_skeleton(victim: Victim) -> Skeleton:
-    return NTU25 if victim.skeleton.same_layout(COCO17) else COCO17
-
-
-def _check_gradient(victim: Victim, clips: Clips) -> None:
-    generator = torch.Generator().manual_seed(0)
-    xyz = clips.xyz.to(victim.device).requires_grad_(True)
-    weights = torch.randn(len(victim.classes), generator=generator).to(xyz.device)
-    (gradient,) = torch.autograd.grad((victim.logits(xyz) * weights).sum(), xyz)
-    assert bool(torch.isfinite(gradient).all()), "the gradient is not finite"
-    assert bool((gradient != 0).any()), "the gradient is zero everywhere"
-    if not victim.exact_gradients:
-        return
-    # Along the gradient itself the derivative is its norm: far above the rounding of float32.
-    direction = torch.where(clips.valid[..., None, None].to(xyz.device), gradient, 0)
-    direction = direction / direction.norm()
-    size = 1e-3
-    with torch.no_grad():
-        ahead, behind = (victim.logits(xyz + sign * size * direction) for sign in (1, -1))
-        measured = float(((ahead - behind) @ weights).sum() / (2 * size))
-    stated = float((gradient * direction).sum())
-    assert abs(measured - stated) <= 0.1 * abs(stated) + 1e-4, (
-        f"the gradient says {stated:.4g}, finite differences {measured:.4g}; say exact_gradients = False if so meant"
-    )
 
 
 def check_defense(defense: object, victim: Victim, clips: Clips) -> None:

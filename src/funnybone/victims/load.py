@@ -23,6 +23,7 @@ def create_victim(
     device: str = "cpu",
     skeleton: Skeleton | None = None,
     classes: tuple[str, ...] | None = None,
+    compile: bool | str = False,
 ) -> Victim:
     """Return a victim.
 
@@ -39,11 +40,14 @@ def create_victim(
         Where its weights go.
     skeleton, classes : optional
         Of the data, for a function that returns a bare module.
+    compile : bool or str
+        Whether `torch.compile` makes it faster: see `TorchVictim`.
 
     Raises
     ------
     DataError
-        When nothing is found there, the file is not a weights file, or the function fails.
+        When nothing is found there, the file is not a weights file, or the function fails; and for a function that
+        returns a victim, when that is to be compiled.
 
     Examples
     --------
@@ -53,9 +57,9 @@ def create_victim(
     """
     text = str(source)
     if text.startswith(hub.PREFIX):
-        return _from_hub(text, device)
+        return _from_hub(text, device, compile)
     if ":" in text and not Path(text).exists():
-        return _from_function(text, device, skeleton, classes)
+        return _from_function(text, device, skeleton, classes, compile)
     path = Path(text).expanduser()
     name = f"{text}.{data}" if data and "." not in text else text
     if name in list_packaged():
@@ -67,7 +71,7 @@ def create_victim(
             f"{path}: a checkpoint does not say which joints, classes and preprocessing it was trained with",
             hint=f"make a victim of it: {_import(str(path))}",
         )
-    return _from_file(path, path.stem, device)
+    return _from_file(path, path.stem, device, compile)
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -106,7 +110,7 @@ def _import(checkpoint: str) -> str:
     return f"funnybone models import {checkpoint} --skeleton NAME --classes FILE --preprocess NAME --out FILE"
 
 
-def _from_file(path: Path, name: str, device: str) -> Victim:
+def _from_file(path: Path, name: str, device: str, compile: bool | str) -> Victim:
     module, record = load_weights(path)
     victim = TorchVictim(
         module,
@@ -118,28 +122,34 @@ def _from_file(path: Path, name: str, device: str) -> Victim:
         persons=module.persons,
         up=record.up,
         unit=record.unit,
+        compile=compile,
     )
     return victim.to(device)
 
 
-def _from_hub(text: str, device: str) -> Victim:
+def _from_hub(text: str, device: str, compile: bool | str) -> Victim:
     repo, revision = hub.parse(text)
     path = hub.fetch(repo, revision)
     try:
-        return _from_file(path, text.removeprefix(hub.PREFIX), device)
+        return _from_file(path, text.removeprefix(hub.PREFIX), device, compile)
     except DataError as error:  # which names a file of the cache, that the user has not heard of
         raise DataError(f"victim {text!r}: {str(error).replace(str(path), path.name)}") from None
 
 
-def _from_function(text: str, device: str, skeleton: Skeleton | None, classes: tuple[str, ...] | None) -> Victim:
+def _from_function(
+    text: str, device: str, skeleton: Skeleton | None, classes: tuple[str, ...] | None, compile: bool | str
+) -> Victim:
     made = _called(text)
+    if isinstance(made, Victim) and compile:
+        raise DataError(f"victim {text!r} returned a victim, which is as it is", hint="give it compile=True there")
     if isinstance(made, Victim):
         return made
     if not isinstance(made, nn.Module):
         raise DataError(f"victim {text!r} returned {type(made).__name__}", hint="return a victim or a torch.nn.Module")
     if skeleton is None or classes is None:
         raise DataError(f"victim {text!r} returned a bare module", hint="return fb.TorchVictim, or name the data")
-    return TorchVictim(made, skeleton=skeleton, classes=classes, name=text.partition(":")[2]).to(device)
+    name = text.partition(":")[2]
+    return TorchVictim(made, skeleton=skeleton, classes=classes, name=name, compile=compile).to(device)
 
 
 def _called(text: str) -> Any:

@@ -2,6 +2,8 @@
 
 import copy
 from collections.abc import Callable
+from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -39,6 +41,18 @@ class TorchVictim(Victim):
         What hardened it.
     stochastic : bool
         Whether it draws: two answers to one question can differ. Draws of torch's global generator are repeatable.
+    compile : bool or str
+        Whether the module runs as `torch.compile` makes it, or the name of a backend of that in place of its own, which
+        needs a C++ compiler. Measure whether it pays: on processors these networks are often faster as they are, and
+        the first answer takes up to minutes. One compilation serves batches of all sizes, but a batch of one clip,
+        another length, questions without a gradient and mixed precision have their own. The preprocessing runs as it
+        is, and a gradient cannot be differentiated again. The fingerprint is the plain victim's: answers differ by
+        rounding.
+
+    Raises
+    ------
+    DataError
+        At the first question, where the module cannot be compiled on this machine.
 
     Examples
     --------
@@ -65,6 +79,7 @@ class TorchVictim(Victim):
         unit: str | None = None,
         defense: str | None = None,
         stochastic: bool = False,
+        compile: bool | str = False,
     ) -> None:
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
         self.preprocess = preprocess
@@ -72,7 +87,7 @@ class TorchVictim(Victim):
         self.classes = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
         self.name = name or type(module).__name__
         self.frames, self.persons, self.up, self.unit = frames, persons, up, unit
-        self.defense, self.stochastic = defense, stochastic
+        self.defense, self.stochastic, self.compile = defense, stochastic, compile
         self.exact_gradients = getattr(module, "exact_gradients", True)
         self.parameters = sum(parameter.numel() for parameter in module.parameters())
 
@@ -93,7 +108,8 @@ class TorchVictim(Victim):
         return fingerprint(self.module, self.preprocess, self.classes, self.skeleton)
 
     def logits(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N K"]:
-        logits = self.module(xyz if self.preprocess is None else self.preprocess(xyz))
+        answer = self._compiled_answer if self.compile else self.module
+        logits = answer(xyz if self.preprocess is None else self.preprocess(xyz))
         if not isinstance(logits, Tensor) or logits.shape != (len(xyz), len(self.classes)):
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise DataError(
@@ -101,3 +117,30 @@ class TorchVictim(Victim):
                 hint=f"the module must return logits of shape (N, {len(self.classes)})",
             )
         return logits
+
+    def _compiled_answer(self, xyz: Tensor) -> Any:
+        xyz = xyz.view_as(xyz)  # which is ours to mark
+        torch._dynamo.maybe_mark_dynamic(xyz, 0)
+        try:
+            return self._compiled(xyz)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            raise DataError(
+                f"victim {self.name!r} cannot be compiled: {str(error).splitlines()[0]}",
+                hint="torch.compile needs a C++ compiler, such as g++; leave compile out where there is none",
+            ) from error
+
+    @cached_property
+    def _compiled(self) -> Callable[[Tensor], Any]:
+        module = self.module
+
+        def forward(xyz: Tensor) -> Any:
+            return module(xyz)
+
+        # Torch counts compilations by code object and stops after eight: victims must not share one.
+        forward.__code__ = forward.__code__.replace()
+        backend = self.compile if isinstance(self.compile, str) else "inductor"
+        return torch.compile(forward, backend=backend)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is compiled can neither be pickled nor follow the module to another device.
+        return {name: value for name, value in vars(self).items() if name != "_compiled"}
