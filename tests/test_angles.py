@@ -70,7 +70,7 @@ def test_rigid_motion_comes_back(skeleton, seed, persons):
     assert positions(stored).dtype == stored.theta.dtype == torch.float32
     assert (positions(stored) - xyz).norm(dim=-1).max() < 1e-5
     assert torch.allclose(
-        stored.lengths, torch.linalg.vector_norm(bones(xyz, skeleton), dim=-1)[:, :, 0].float(), atol=1e-6
+        stored.lengths, torch.linalg.vector_norm(bones(xyz, skeleton), dim=-1)[:, :, :1].float(), atol=1e-6
     )
 
 
@@ -85,7 +85,7 @@ def test_rotations_are_applied_joint_by_joint(skeleton):
     motion = random_motion(skeleton, n=1, t=1)
     theta, names = motion.theta[0, 0, 0].numpy(), turns(skeleton)
     rotation = {name: Rotation.from_rotvec(vector) for name, vector in zip(names, theta, strict=True)}
-    drawn = (motion.lengths[0, 0, :, None] * motion.rest).numpy()
+    drawn = (motion.lengths[0, 0, 0, :, None] * motion.rest).numpy()
     place = {child: bone for bone, (child, _) in enumerate(skeleton.bones)}
     frame = {skeleton.root: Rotation.from_matrix(motion.facing[0, 0].numpy())}
     xyz = {skeleton.root: motion.root[0, 0, 0].numpy()}
@@ -102,7 +102,7 @@ def random_motion(skeleton, n=2, m=1, t=3, *, seed=0, size=1.0):
     generator = torch.Generator().manual_seed(seed)
     theta = size * torch.randn(n, m, t, len(turns(skeleton)), 3, generator=generator, dtype=torch.float64)
     count = len(skeleton.bones)
-    lengths = 0.1 + torch.rand(n, m, count, generator=generator, dtype=torch.float64)
+    lengths = 0.1 + torch.rand(n, m, 1, count, generator=generator, dtype=torch.float64)
     if count > 2:
         lengths[..., 0] = 0
     return AngleMotion(

@@ -8,8 +8,9 @@ import torch
 
 import funnybone as fb
 from funnybone.attacks import Attack, attacks
+from funnybone.attacks.as_text import attack_from
 from funnybone.attacks.base import Trace
-from funnybone.attacks.cascade import Cascade, stage
+from funnybone.attacks.cascade import Cascade
 from funnybone.goals import AnythingBut, AnythingButTop, Specified
 from funnybone.testing import check_attack, linear_victim, random_clips
 from funnybone.threat import L2, BoneLength, Linf, Unbounded
@@ -138,7 +139,7 @@ def test_a_clip_that_fell_is_asked_nothing_more(clips, victim):
 def test_its_successes_are_those_of_its_stages_together(curved):
     victim, clips = curved
     stages = ("fgsm loss=margin", "smart steps=15 loss=dlr", "mifgsm steps=4")
-    outcomes = [stage(text)(victim, clips, threat=Linf(0.005)) for text in stages]
+    outcomes = [attack_from(text)(victim, clips, threat=Linf(0.005)) for text in stages]
     outcome = Cascade(stages=stages)(victim, clips, threat=Linf(0.005))
     any_of_them = torch.stack([one.success for one in outcomes]).any(0)
     assert len({tuple(one.success.tolist()) for one in outcomes}) > 1
@@ -322,5 +323,5 @@ def test_stages_that_say_nothing_are_refused():
     ):
         with pytest.raises(fb.DataError, match=word):
             fb.create_attack("cascade", stages=stages)
-    assert stage("smart preset=published steps=3").steps == 3
-    assert stage("smart beta=(1.0,) scales=(0.02,)").beta == (1.0,)
+    assert attack_from("smart preset=published steps=3").steps == 3
+    assert attack_from("smart beta=(1.0,) scales=(0.02,)").beta == (1.0,)

@@ -21,6 +21,7 @@ SETTINGS = {
     "fab": {"steps": 40},
     "ciasa": {"steps": 40},
     "iaa": {"steps": 60},
+    "angles": {"search": "pgd steps=20"},
 }
 # Bones do not change within 20 mm of every coordinate by as much as this one needs.
 THREATS = {"bonelength": Linf(0.2)}

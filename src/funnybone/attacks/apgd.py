@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -141,6 +142,8 @@ class APGD(GradientAttack):
     >>> outcome.violation.max() <= 1e-6
     tensor(True)
     """
+
+    any_coordinates: ClassVar[bool] = True
 
     steps: int = 100
     loss: Loss = "goal"

@@ -122,9 +122,17 @@ class Problem:
         return self.clips.xyz
 
     @property
-    def movable(self) -> Bool[Tensor, "N M T 1 1"]:
-        """True on valid frames of present persons."""
+    def movable(self) -> Bool[Tensor, "N M T W 1"]:
+        """True on valid frames of present persons; W is one, or says it of each part of an iterate."""
         return self.clips.valid[..., None, None]
+
+    def shown(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N M T V C"]:
+        """Return the positions that an iterate stands for, differentiably: itself, unless other things are searched."""
+        return xyz
+
+    def spread(self, weights: Float[Tensor, " V"]) -> Float[Tensor, "W 1"]:
+        """Return weights of joints as weights of what an iterate is made of: the same, of joints."""
+        return weights[:, None]
 
     def constrain(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N M T V C"]:
         """Return clips inside the threat model, untouched where not valid."""
@@ -146,7 +154,7 @@ class Problem:
         for _ in range(self.draws):
             with torch.enable_grad():
                 with self._autocast(xyz.device):
-                    logits = self.victim.logits(xyz, self.rows)
+                    logits = self.victim.logits(self.shown(xyz), self.rows)
                 loss = objective(logits.float(), self.reference)
                 # Clips do not meet inside a victim, so the gradient of the sum is the gradient of each.
                 (gradient,) = torch.autograd.grad(loss.sum(), xyz)
@@ -161,7 +169,7 @@ class Problem:
         objective = objective or self.goal.loss
         mean: tuple[Tensor, ...] = ()
         for _ in range(self.draws):
-            logits = self.victim.scores(xyz, self.rows).float()
+            logits = self.victim.scores(self.shown(xyz), self.rows).float()
             mean = self._added(mean, self._said(logits), objective(logits, self.reference))
         logits, loss = mean
         return logits, loss
@@ -186,13 +194,16 @@ class Problem:
         """Return the problem for those clips alone."""
         if bool(mask.all()):
             return self
+        values = {part.name: getattr(self, part.name) for part in dataclasses.fields(self)}
+        tensors: dict[str, Any] = {
+            name: value[mask.to(value.device)] for name, value in values.items() if isinstance(value, Tensor)
+        }
         return dataclasses.replace(
             self,
             clips=self.clips[mask],
-            reference=self.reference[mask],
-            rows=self.rows[mask.to(self.rows.device)],
             chance=self.chance[mask],
             state={key: value[mask] for key, value in self.state.items()},
+            **tensors,
         )
 
 

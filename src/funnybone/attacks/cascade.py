@@ -1,6 +1,5 @@
 """A cascade of attacks: the cheap ones first, each next one on the clips that still stand."""
 
-import ast
 import copy
 import dataclasses
 import logging
@@ -13,7 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from funnybone.attacks.base import TOLERANCE, Attack, Problem, Progress, Trace, achieved, create_attack, register_attack
+from funnybone.attacks.as_text import attack_from
+from funnybone.attacks.base import TOLERANCE, Attack, Problem, Progress, Trace, achieved, register_attack
 from funnybone.chance import Chance
 from funnybone.clips import Clips
 from funnybone.errors import DataError
@@ -41,34 +41,6 @@ _ADAPTIVE = (
     "ddn steps=300 loss=dlr",
     "cw",
 )
-
-
-def stage(text: str) -> Attack:
-    """Return the attack that a stage's text names: a name and its settings, ``name key=value key=value``.
-
-    Examples
-    --------
-    >>> stage("pgd steps=20 random_start=False").random_start
-    False
-    """
-    name, *pairs = text.split() or [""]
-    settings: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise DataError(f"attack cascade: stage {text!r}: {pair!r} is not a setting", hint="write key=value")
-        settings[key] = _literal(value)
-    if name == "cascade":
-        raise DataError("attack cascade: a stage cannot be a cascade", hint="write its stages instead")
-    return create_attack(name, **settings)
-
-
-def _literal(text: str) -> Any:
-    """A Python literal, or the text itself where it is none: 20, 0.1, True, (1,2), dlr."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 @dataclass(frozen=True)
@@ -142,7 +114,10 @@ class Cascade(Attack):
 
     def attacks(self) -> tuple[Attack, ...]:
         """Return the attacks that the stages name."""
-        return tuple(map(stage, self.stages))
+        stages = tuple(map(attack_from, self.stages))
+        if any(isinstance(attack, Cascade) for attack in stages):
+            raise DataError("attack cascade: a stage cannot be a cascade", hint="write its stages instead")
+        return stages
 
     @property
     def access(self) -> Access:  # type: ignore[override]

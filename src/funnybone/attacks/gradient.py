@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -31,6 +32,9 @@ class GradientAttack(Attack):
         Leave a clip as soon as it has fallen; False: go on to the last step, and keep the iterate with the lowest loss
         of those that fell. Clips that are to fool another classifier need it: what only just fools one fools no other.
     """
+
+    # Whether what it does with iterates and gradients makes sense whatever their coordinates are: see AngleSearch.
+    any_coordinates: ClassVar[bool] = False
 
     steps: int = 100
     loss: Loss = "goal"

@@ -149,6 +149,8 @@ class SMART(GradientAttack):
     3
     """
 
+    any_coordinates: ClassVar[bool] = True
+
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "published": {
             "steps": 1000,
@@ -234,7 +236,7 @@ class SMART(GradientAttack):
         with torch.enable_grad():
             loss = perceptual_loss(
                 clips.xyz,
-                xyz,
+                problem.shown(xyz),
                 clips.valid,
                 clips.fps,
                 clips.skeleton,
@@ -253,7 +255,7 @@ class SMART(GradientAttack):
         if self.smooth:
             n, m, t, v, c = gradient.shape
             gradient = (problem.state["inverse"] @ gradient.reshape(n, m, t, v * c)).reshape(n, m, t, v, c)
-            gradient = gradient / trunk_weights(problem.clips.skeleton, self.trunk_weight).to(gradient)[:, None]
+            gradient = gradient / problem.spread(trunk_weights(problem.clips.skeleton, self.trunk_weight).to(gradient))
         gradient = largest_one(gradient)
         square = masked_mean(gradient.square(), problem.movable)
         return gradient / square.sqrt().clamp(min=torch.finfo(gradient.dtype).tiny)[:, None, None, None, None]

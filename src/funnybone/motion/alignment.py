@@ -14,31 +14,31 @@ POINT = 1e-4
 
 
 class Body(NamedTuple):
-    """The bones of each person, the same in all frames.
+    """The bones of each person, in all frames (L is one) or in each.
 
     Parameters
     ----------
-    rest : Float[Tensor, "B 3"]
+    rest : Float[Tensor, "*each B 3"]
         Where they point while nothing is turned.
-    lengths : Float[Tensor, "N M 1 B"]
+    lengths : Float[Tensor, "N M L B"]
         How long they are.
-    solid : Bool[Tensor, "N M 1 B"]
+    solid : Bool[Tensor, "N M L B"]
         Which are long enough to point anywhere.
     """
 
-    rest: Float[Tensor, "B 3"]
-    lengths: Float[Tensor, "N M 1 B"]
-    solid: Bool[Tensor, "N M 1 B"]
+    rest: Float[Tensor, "*each B 3"]
+    lengths: Float[Tensor, "N M L B"]
+    solid: Bool[Tensor, "N M L B"]
 
     @classmethod
-    def of(cls, rest: Float[Tensor, "B 3"], lengths: Float[Tensor, "N M B"]) -> "Body":
+    def of(cls, rest: Float[Tensor, "*each B 3"], lengths: Float[Tensor, "N M L B"]) -> "Body":
         """Return the body with these bones, in float64."""
-        lengths = lengths.double()[:, :, None]
+        lengths = lengths.double()
         return cls(rest.double(), lengths, lengths > POINT * lengths.mean(-1, keepdim=True))
 
-    def drawn(self, bones: Tensor) -> Float[Tensor, "N M 1 K 3"]:
+    def drawn(self, bones: Tensor) -> Float[Tensor, "N M L K 3"]:
         """Return some of the bones as vectors at rest."""
-        return self.rest.index_select(0, bones) * self.lengths.index_select(-1, bones)[..., None]
+        return self.rest.index_select(-2, bones) * self.lengths.index_select(-1, bones)[..., None]
 
 
 def pointing(
@@ -89,7 +89,7 @@ def aligned(
         start = start.index_copy(-3, level.hubs, fit @ start.index_select(-3, level.hubs))
         own = fit.index_select(-3, level.hub) @ bones.index_select(-3, level.shared)
         bones = bones.index_copy(-3, level.shared, own)
-    there = _turned(bones, body.rest.index_select(0, level.bones))
+    there = _turned(bones, body.rest.index_select(-2, level.bones))
     bones = shortest(there, torch.where(firm, seen, 0)) @ bones
     # A joint that carries one bone turns with it.
     joints = bones.index_select(-3, level.first)

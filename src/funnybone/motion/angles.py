@@ -26,13 +26,15 @@ class AngleMotion:
         Rotation vectors in radians, in the order of `funnybone.motion.turns.turns`: each joint that carries others,
         turned against the bone that leads to it; then each bone that shares its near end with others, turned against
         that joint. The root's first rotation is counted from ``facing``.
-    lengths : Float[Tensor, "N M B"]
-        Length of each bone of each person in metres, in the order of ``skeleton.bones``.
+    lengths : Float[Tensor, "N M L B"]
+        Length of each bone of each person in metres, in the order of ``skeleton.bones``; in all frames (L is one) or in
+        each (L is T).
     facing : Float[Tensor, "N M 3 3"]
         How the root is turned where its rotation is zero: as in the middle one of the valid frames. Clips do not differ
         in theta by where in the room a person faces, and a root stays clear of full turns as long as it can.
-    rest : Float[Tensor, "B 3"]
-        Direction of each bone where all rotations are zero; see `funnybone.motion.rest.rest_pose`.
+    rest : Float[Tensor, "*each B 3"]
+        Direction of each bone where all rotations are zero: one rest pose (`funnybone.motion.rest.rest_pose`), or one
+        for each frame, (N, M, T, B, 3).
     valid : Bool[Tensor, "N M T"]
         Which frames of which persons count. In the others ``root`` and ``theta`` stay as in the last valid frame, so
         that they do not jump; all of an absent person is zero.
@@ -42,9 +44,9 @@ class AngleMotion:
 
     root: Float[Tensor, "N M T 3"]
     theta: Float[Tensor, "N M T J 3"]
-    lengths: Float[Tensor, "N M B"]
+    lengths: Float[Tensor, "N M L B"]
     facing: Float[Tensor, "N M 3 3"]
-    rest: Float[Tensor, "B 3"]
+    rest: Float[Tensor, "*each B 3"]
     valid: Bool[Tensor, "N M T"]
     skeleton: Skeleton
 
@@ -71,13 +73,13 @@ def positions(motion: AngleMotion) -> Float[Tensor, "N M T V 3"]:
     >>> arm = Skeleton("arm", ("shoulder", "elbow", "wrist"), (-1, 0, 1))
     >>> theta = torch.zeros(1, 1, 1, 2, 3)
     >>> theta[..., 1, 0] = -torch.pi / 2
-    >>> motion = AngleMotion(torch.zeros(1, 1, 1, 3), theta, torch.tensor([[[0.3, 0.25]]]), torch.eye(3)[None, None],
+    >>> motion = AngleMotion(torch.zeros(1, 1, 1, 3), theta, torch.tensor([[[[0.3, 0.25]]]]), torch.eye(3)[None, None],
     ...                      torch.tensor([[0.0, -1.0, 0.0]] * 2), torch.ones(1, 1, 1, dtype=torch.bool), arm)
     >>> positions(motion)[0, 0, 0, 2].round(decimals=3)
     tensor([ 0.0000, -0.3000,  0.2500])
     """
     way, turned = walk(motion.skeleton, motion.theta.device), matrix(motion.theta)
-    drawn = (motion.lengths[..., None] * motion.rest)[:, :, None, :, :, None]
+    drawn = (motion.lengths[..., None] * motion.rest)[..., None]
     frames, joints = motion.facing[:, :, None, None], motion.root[..., None, :]
     placed = [joints]
     for level in way.levels:
@@ -160,9 +162,37 @@ def to_angles(
     return AngleMotion(
         root=torch.where(there, held(xyz[..., skeleton.root, :], valid), 0),
         theta=torch.where(there[..., None], theta, 0).to(xyz.dtype),
-        lengths=body.lengths.squeeze(2).to(xyz.dtype),
+        lengths=body.lengths.to(xyz.dtype),
         facing=facing.to(xyz.dtype),
         rest=rest.to(xyz.dtype),
+        valid=valid,
+        skeleton=skeleton,
+    )
+
+
+def as_it_is(xyz: Float[Tensor, "N M T V 3"], valid: Bool[Tensor, "N M T"], skeleton: Skeleton) -> AngleMotion:
+    """Return clips whose angles are counted from themselves: all zero, on bones as long as they are in each frame.
+
+    For searches around a clip. Nothing has to be found, nothing is lost, and small angles are far from where rotation
+    vectors jump; but angles of two clips do not compare.
+
+    Examples
+    --------
+    >>> from funnybone.testing import random_clips
+    >>> clips = random_clips(2)  # of bones that breathe
+    >>> torch.allclose(positions(as_it_is(clips.xyz, clips.valid, clips.skeleton)), clips.xyz, atol=1e-6)
+    True
+    """
+    way = walk(skeleton, xyz.device)
+    child, parent = ([bone[end] for bone in skeleton.bones] for end in (0, 1))
+    drawn = torch.where(valid[..., None, None], xyz[..., child, :] - xyz[..., parent, :], 0)
+    lengths = torch.linalg.vector_norm(drawn, dim=-1)
+    return AngleMotion(
+        root=xyz[..., skeleton.root, :],
+        theta=xyz.new_zeros(*valid.shape, len(way.turns), 3),
+        lengths=lengths,
+        facing=torch.eye(3, dtype=xyz.dtype, device=xyz.device).expand(*valid.shape[:2], 3, 3),
+        rest=torch.nn.functional.normalize(drawn, dim=-1),
         valid=valid,
         skeleton=skeleton,
     )
@@ -245,8 +275,8 @@ def _for_each(theta: Tensor, valid: Tensor) -> Tensor:
 
 
 def _median_lengths(xyz: Tensor, valid: Tensor, skeleton: Skeleton) -> Tensor:
-    """The median length (N, M, B) of each bone over the valid frames; zero where a person is absent."""
+    """The median length (N, M, 1, B) of each bone over the valid frames; zero where a person is absent."""
     child, parent = ([bone[end] for bone in skeleton.bones] for end in (0, 1))
     lengths = torch.linalg.vector_norm(xyz[..., child, :] - xyz[..., parent, :], dim=-1)
-    lengths = torch.where(valid[..., None], lengths, torch.nan).nanmedian(2).values
-    return torch.where(valid.any(-1)[..., None], lengths, 0)
+    lengths = torch.where(valid[..., None], lengths, torch.nan).nanmedian(2, keepdim=True).values
+    return torch.where(valid.any(-1)[..., None, None], lengths, 0)

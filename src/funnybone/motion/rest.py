@@ -49,7 +49,7 @@ def rest_pose(
     child, parent = ([bone[end] for bone in skeleton.bones] for end in (0, 1))
     lengths = torch.linalg.vector_norm(frames[:, child] - frames[:, parent], dim=-1).median(0).values
     frames = frames[None, None]  # one clip of one person, whose bones are those of all
-    body = Body.of(frames.new_zeros(len(child), 3), lengths[None, None])
+    body = Body.of(frames.new_zeros(len(child), 3), lengths[None, None, None])
     turned = torch.eye(3, dtype=frames.dtype, device=xyz.device).expand(*frames.shape[:3], 1, 3, 3)
     for level in way.levels:
         start = turned.index_select(-3, level.among)

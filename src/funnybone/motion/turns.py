@@ -30,6 +30,23 @@ def turns(skeleton: Skeleton) -> tuple[str, ...]:
     return (*(skeleton.joints[joint] for joint in carrying), *own)
 
 
+def carried(skeleton: Skeleton) -> list[list[bool]]:
+    """Return for each rotation, in the order of `turns`, which joints it moves.
+
+    Examples
+    --------
+    >>> carried(Skeleton("arm", ("shoulder", "elbow", "wrist"), (-1, 0, 1)))
+    [[False, True, True], [False, False, True]]
+    """
+    carrying, shared = _rotated(skeleton)
+    own = {joint: {joint} for joint in range(len(skeleton.joints))}  # with all that hang on it
+    for joint in reversed(skeleton.topological_order):
+        if skeleton.parents[joint] >= 0:
+            own[skeleton.parents[joint]] |= own[joint]
+    moved = [*(own[joint] - {joint} for joint in carrying), *(own[child] for child in shared)]
+    return [[joint in those for joint in own] for those in moved]
+
+
 def _rotated(skeleton: Skeleton) -> tuple[list[int], list[int]]:
     """The joints that carry others, and the far ends of the bones that share their near end with others."""
     carrying = [joint for joint in range(len(skeleton.joints)) if joint in skeleton.parents]
