@@ -380,6 +380,14 @@ def test_what_was_not_measured_is_not_claimed(record):
     assert "| seed | not recorded |" in card
 
 
+def test_what_was_imported_was_not_trained_here(record):
+    data = DataRecord(name="not said", split=None, n=0, synthetic=False, sha256="")
+    card = hub.card(record(data=data, accuracy=None, selection=None, seed=None), REPO)
+    assert "imported, not trained by funnybone" in card
+    assert "0 clips" not in card
+    assert "epoch kept" not in card
+
+
 def test_streams_and_their_weights(record):
     two = record().model_copy(update={"streams": ("joint", "bone"), "fusion": (1.0, 0.5)})
     assert "`joint` × 1.0, `bone` × 0.5" in hub.card(two, REPO)
