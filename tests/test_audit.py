@@ -18,7 +18,7 @@ from funnybone.auditing import Entry, Suite, audit, create_suite, suite_names
 from funnybone.auditing.ledger import RESULT, Ledger
 from funnybone.auditing.plan import choose
 from funnybone.auditing.run import summarise
-from funnybone.auditing.schema import AuditResult, PlannedVictim
+from funnybone.auditing.schema import DEVIATIONS, AuditResult, PlannedVictim
 from funnybone.auditing.statistics import attack_result, displacement_curve, victim_result, worst_case
 from funnybone.testing import linear_victim, random_clips
 from funnybone.threat import Linf, Unbounded
@@ -58,6 +58,14 @@ def test_figures_of_an_attack_against_a_count_by_hand():
     assert result.max_violation == 0.5
     assert result.seconds == 3.0
     assert result.success_by_displacement == [(0.001, 0.2), (0.002, 0.4), (0.004, 0.6)]
+
+
+def test_every_deviation_is_among_the_figures():
+    clips = random_clips(2)
+    measured = fb.metrics.deviations(clips, clips.xyz + 0.01)
+    assert tuple(measured) == DEVIATIONS
+    found = attack_result(ENTRY, [row(0, prediction=1, distances=dict.fromkeys(measured, 2.0))])
+    assert all(getattr(found, name) == 2.0 for name in measured)
 
 
 def test_figures_where_nothing_fell_or_nothing_was_attacked():

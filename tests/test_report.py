@@ -15,6 +15,7 @@ import torch
 
 import funnybone.report
 from funnybone.auditing.schema import (
+    DEVIATIONS,
     AttackResult,
     AuditResult,
     AuditWarning,
@@ -118,9 +119,13 @@ def attack(name: str = "smart", **changes) -> AttackResult:
         "queries_median": None,
         "steps_median": 37.0,
         "position_m": 0.0031,
+        "max_position_m": 0.0112,
+        "velocity": 0.02,
         "acceleration": 0.96,
+        "jerk": 41.5,
         "joint_angle_acceleration": 5.27,
         "bone_length_change": 0.004,
+        "npss": 0.0173,
         "on_manifold_rate": None,
         "max_violation": 2.3e-7,
         "zero_gradients": 0,
@@ -131,9 +136,7 @@ def attack(name: str = "smart", **changes) -> AttackResult:
 
 
 def nothing_fell(name: str) -> AttackResult:
-    absent = dict.fromkeys(
-        ("steps_median", "position_m", "acceleration", "joint_angle_acceleration", "bone_length_change")
-    )
+    absent = dict.fromkeys(("steps_median", *DEVIATIONS))
     return attack(
         name,
         succeeded=0,

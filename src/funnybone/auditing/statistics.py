@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from funnybone.auditing.answers import Answer
 from funnybone.auditing.rows import Row
 from funnybone.auditing.schema import (
+    DEVIATIONS,
     AttackResult,
     CleanResult,
     PlannedEntry,
@@ -55,10 +56,7 @@ def attack_result(entry: PlannedEntry, rows: Sequence[Row]) -> AttackResult:
         robust_accuracy_ci95=_interval(robust, len(rows)),
         queries_median=_median(row.queries for row in fallen),
         steps_median=_median(row.steps for row in fallen),
-        position_m=_mean(row.distances.get("position_m") for row in fallen),
-        acceleration=_mean(row.distances.get("acceleration") for row in fallen),
-        joint_angle_acceleration=_mean(row.distances.get("joint_angle_acceleration") for row in fallen),
-        bone_length_change=_mean(row.distances.get("bone_length_change") for row in fallen),
+        **{name: _mean(row.distances.get(name) for row in fallen) for name in DEVIATIONS},
         on_manifold_rate=None,
         max_violation=max(row.violation for row in rows),
         zero_gradients=sum(row.zero_gradient for row in rows if row.attacked),

@@ -186,7 +186,7 @@ def bone_length_deviation(
 def deviations(clips: Clips, adversarial: Float[Tensor, "N M T V C"]) -> dict[str, Float[Tensor, " N"]]:
     """Return every figure of the tables for each clip, under the names that the ledger and ``audit.json`` use.
 
-    The ledger keeps all of them for each clip; ``audit.json`` has means of some.
+    The ledger keeps all of them for each clip, ``audit.json`` has their means.
 
     Returns
     -------

@@ -57,6 +57,7 @@ def render(audit: AuditResult, examples: Sequence[Example]) -> str:
             strongest={victim.name: _strongest(victim) for victim in audit.victims},
             unit=unit,
             per_second2=unit.per_second2.replace("2", "²"),
+            per_second3=unit.per_second2.replace("2", "³"),
             series=charts.labels(audit.victims),
             attack_label=charts.attack_label,
             curves=charts.displacement_curves(audit.victims, audit.data.unit),
@@ -95,9 +96,12 @@ def _table(victims: Sequence[VictimResult], unit: Unit) -> dict[str, list[str]]:
     attacks = [attack for victim in victims for attack in victim.attacks]
     return {
         "position": numbers.column([attack.position_m for attack in attacks], scale=unit.scale),
+        "furthest": numbers.column([attack.max_position_m for attack in attacks], scale=unit.scale),
         "acceleration": numbers.column([attack.acceleration for attack in attacks]),
+        "jerk": numbers.column([attack.jerk for attack in attacks]),
         "angle": numbers.column([attack.joint_angle_acceleration for attack in attacks]),
         "bones": numbers.column([attack.bone_length_change for attack in attacks], scale=100),
+        "npss": numbers.column([attack.npss for attack in attacks]),
         "seconds": numbers.column([attack.seconds for attack in attacks]),
     }
 
