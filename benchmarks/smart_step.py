@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 import funnybone as fb
-from funnybone.attacks.base import Problem
+from funnybone.attacks.problem import Problem
 from funnybone.chance import Chance
 from funnybone.goals import AnythingBut
 from funnybone.threat import Unbounded

@@ -7,8 +7,8 @@ import torch
 
 import funnybone as fb
 from funnybone.attacks import Attack, GradientAttack, Problem
-from funnybone.attacks.base import Trace
 from funnybone.attacks.losses import objective
+from funnybone.attacks.problem import Trace
 from funnybone.attacks.smart import dynamics_metric, perceptual_loss
 from funnybone.chance import Chance
 from funnybone.motion.dynamics import derivative

@@ -9,8 +9,8 @@ import torch
 import funnybone as fb
 from funnybone.attacks import Attack, attacks
 from funnybone.attacks.as_text import attack_from
-from funnybone.attacks.base import Trace
 from funnybone.attacks.cascade import Cascade
+from funnybone.attacks.problem import Trace
 from funnybone.goals import AnythingBut, AnythingButTop, Specified
 from funnybone.testing import check_attack, linear_victim, random_clips
 from funnybone.threat import L2, BoneLength, Linf, Unbounded

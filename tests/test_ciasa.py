@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import funnybone as fb
-from funnybone.attacks.base import Problem
 from funnybone.attacks.ciasa import Reach, roughness
 from funnybone.attacks.plausibility import LAYERS, bone_cosines, implausibility, judged, new_weights, trained
+from funnybone.attacks.problem import Problem
 from funnybone.chance import Chance
 from funnybone.motion.kinematics import ancestors
 from funnybone.skeletons import COCO17, HDM05_25, NTU25

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import funnybone as fb
-from funnybone.attacks.base import Problem
 from funnybone.attacks.iaa import angles_cut, changes, lengths, speeds_cut
+from funnybone.attacks.problem import Problem
 from funnybone.chance import Chance
 from funnybone.motion.kinematics import joint_angles, triplets
 from funnybone.skeletons import COCO17, HDM05_25, NTU25, Skeleton

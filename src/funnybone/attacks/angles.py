@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from funnybone.attacks.as_text import attack_from
-from funnybone.attacks.base import Attack, Problem, Progress, Trace, register_attack
+from funnybone.attacks.base import Attack, register_attack
 from funnybone.attacks.gradient import GradientAttack
+from funnybone.attacks.problem import Problem, Progress, Trace
 from funnybone.attacks.rigid import free_joints, furthest_inside
 from funnybone.errors import DataError
 from funnybone.motion.angles import AngleMotion, as_it_is, positions, to_angles_near

@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from funnybone.attacks.base import Problem, Progress, Trace, register_attack
+from funnybone.attacks.base import register_attack
 from funnybone.attacks.gradient import GradientAttack
 from funnybone.attacks.losses import Loss, objective
+from funnybone.attacks.problem import Problem, Progress, Trace
 from funnybone.chance import Chance
 from funnybone.errors import DataError
 from funnybone.goals import Goal, lead

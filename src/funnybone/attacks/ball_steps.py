@@ -6,8 +6,8 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from funnybone.attacks.base import Problem
 from funnybone.attacks.gradient import GradientAttack
+from funnybone.attacks.problem import Problem
 from funnybone.errors import DataError
 from funnybone.threat.ball import ball_of
 

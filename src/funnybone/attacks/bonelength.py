@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from funnybone.attacks.base import Problem, register_attack
+from funnybone.attacks.base import register_attack
 from funnybone.attacks.gradient import GradientAttack
+from funnybone.attacks.problem import Problem
 from funnybone.attacks.rigid import free_joints, furthest_inside
 from funnybone.errors import DataError
 from funnybone.motion.kinematics import ancestors, free_branches, scale_bones

@@ -13,7 +13,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from funnybone.attacks.as_text import attack_from
-from funnybone.attacks.base import TOLERANCE, Attack, Problem, Progress, Trace, achieved, register_attack
+from funnybone.attacks.base import Attack, register_attack
+from funnybone.attacks.problem import Problem, Progress, Trace, achieved
+from funnybone.attacks.verdict import TOLERANCE
 from funnybone.chance import Chance
 from funnybone.clips import Clips
 from funnybone.errors import DataError

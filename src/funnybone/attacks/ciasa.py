@@ -7,9 +7,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from funnybone.attacks.adam import adam, evened
-from funnybone.attacks.base import Problem, register_attack
+from funnybone.attacks.base import register_attack
 from funnybone.attacks.gradient import GradientAttack
 from funnybone.attacks.plausibility import LAYERS, bone_cosines, implausibility, new_weights, trained
+from funnybone.attacks.problem import Problem
 from funnybone.attacks.rigid import free_joints, furthest_inside
 from funnybone.errors import DataError
 from funnybone.metrics.deviations import masked_mean

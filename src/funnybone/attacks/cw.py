@@ -8,9 +8,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from funnybone.attacks.adam import adam
-from funnybone.attacks.base import Problem, register_attack
+from funnybone.attacks.base import register_attack
 from funnybone.attacks.border import falling, per_clip
 from funnybone.attacks.minimum_norm import MinimumNormAttack, Visit
+from funnybone.attacks.problem import Problem
 from funnybone.errors import DataError
 
 

@@ -6,10 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from funnybone.attacks.base import Problem, register_attack
+from funnybone.attacks.base import register_attack
 from funnybone.attacks.border import falling, per_clip
 from funnybone.attacks.losses import Loss, Objective, objective
 from funnybone.attacks.minimum_norm import MinimumNormAttack, Visit
+from funnybone.attacks.problem import Problem
 from funnybone.errors import DataError
 from funnybone.goals import AnythingBut
 

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from funnybone.attacks.base import Problem, Progress, Trace, register_attack
+from funnybone.attacks.base import register_attack
 from funnybone.attacks.losses import Objective
 from funnybone.attacks.mifgsm import MIFGSM
+from funnybone.attacks.problem import Problem, Progress, Trace
 from funnybone.chance import Chance
 from funnybone.clips import Clips
 from funnybone.errors import DataError

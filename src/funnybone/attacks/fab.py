@@ -8,10 +8,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from funnybone.attacks.apgd import Towards, wanted_classes
-from funnybone.attacks.base import Problem, register_attack
+from funnybone.attacks.base import register_attack
 from funnybone.attacks.border import UNIT, Norm, inner, length, limited, per_clip, to_border
 from funnybone.attacks.losses import Objective
 from funnybone.attacks.minimum_norm import MinimumNormAttack, Visit, held_still
+from funnybone.attacks.problem import Problem
 from funnybone.errors import DataError
 from funnybone.goals import Goal, lead
 from funnybone.threat.ball import Ball

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from funnybone.attacks.base import Attack, Problem, Progress, Trace, achieved
+from funnybone.attacks.base import Attack
 from funnybone.attacks.losses import Loss, objective
+from funnybone.attacks.problem import Problem, Progress, Trace, achieved
 from funnybone.errors import DataError
 from funnybone.goals import AnythingBut
 

@@ -9,9 +9,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from funnybone.attacks.adam import adam, evened
-from funnybone.attacks.base import Problem, Progress, Trace, achieved, register_attack
+from funnybone.attacks.base import register_attack
 from funnybone.attacks.gradient import GradientAttack
 from funnybone.attacks.losses import Loss, Objective, objective
+from funnybone.attacks.problem import Problem, Progress, Trace, achieved
 from funnybone.clips import Clips
 from funnybone.errors import DataError
 from funnybone.goals import Goal

@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from funnybone.attacks.ball_steps import BallSteps
-from funnybone.attacks.base import Problem, register_attack
+from funnybone.attacks.base import register_attack
+from funnybone.attacks.problem import Problem
 from funnybone.errors import DataError
 from funnybone.threat.ball import largest_one
 

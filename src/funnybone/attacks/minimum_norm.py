@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from funnybone.attacks.base import Attack, Problem, Progress, Trace, achieved
+from funnybone.attacks.base import Attack
 from funnybone.attacks.border import UNIT, length, limited, per_clip, to_border
 from funnybone.attacks.losses import Objective
+from funnybone.attacks.problem import Problem, Progress, Trace, achieved
 from funnybone.attacks.rigid import free_joints
 from funnybone.errors import DataError
 from funnybone.threat.ball import Ball

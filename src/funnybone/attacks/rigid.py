@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from funnybone.attacks.base import Problem
+from funnybone.attacks.problem import Problem
 from funnybone.threat.base import Threat
 
 LITTLE = 1e-5  # metres: a step that every budget worth the name allows

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from funnybone.attacks.base import Problem, register_attack
+from funnybone.attacks.base import register_attack
 from funnybone.attacks.gradient import GradientAttack
+from funnybone.attacks.problem import Problem
 from funnybone.errors import DataError
 from funnybone.metrics.deviations import masked_mean
 from funnybone.motion.dynamics import derivative, stencil

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from funnybone.attacks.base import Verdict, judge, repeatable
+from funnybone.attacks.verdict import Verdict, judge, repeatable
 from funnybone.auditing.answers import Answer
 from funnybone.auditing.cast import Cast
 from funnybone.auditing.files import digest_of

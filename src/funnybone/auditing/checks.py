@@ -11,7 +11,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from funnybone.attacks.base import TOLERANCE
+from funnybone.attacks.verdict import TOLERANCE
 from funnybone.auditing.rows import Row
 from funnybone.auditing.schema import (
     AttackResult,

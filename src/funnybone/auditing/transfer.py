@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import torch
 
-from funnybone.attacks.base import TOLERANCE, Attack, Verdict, judge, repeatable
+from funnybone.attacks.base import Attack
+from funnybone.attacks.verdict import TOLERANCE, Verdict, judge, repeatable
 from funnybone.auditing.answers import Answer
 from funnybone.auditing.rows import Row
 from funnybone.auditing.tables import OVER, transfer_cell

@@ -1,0 +1,171 @@
+"""What an attack is given of the clips that it moves, and what it hands back."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from funnybone.attacks.losses import Objective
+from funnybone.chance import Chance
+from funnybone.clips import Clips
+from funnybone.goals import Goal
+from funnybone.threat.base import Threat
+
+Precision = Literal["fp32", "bf16"]
+
+# Told after every step: clips done, of those successful, clips in all.
+Progress = Callable[[int, int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """The clips that still stand, and all that an attack may know of them.
+
+    Attributes
+    ----------
+    victim : view
+        The victim with the attack's access and no more; every question is metered.
+    goal : Goal
+        When a clip has fallen.
+    threat : Threat
+        Where the clips must stay.
+    clean : Float[Tensor, "N M T V C"]
+        Where they started.
+    clips : Clips
+        Labels, validity, frame rates, skeleton.
+    reference : Int[Tensor, "N"]
+        The class that the goal refers to.
+    rows : Int[Tensor, "N"]
+        Which clip of the meter each one is.
+    chance : Chance
+        The only source of chance: what a clip is given does not depend on the clips beside it.
+    draws : int
+        Answers that stand for one, of a victim whose answers differ.
+    precision : {"fp32", "bf16"}
+        What gradients are searched with; `confirm` asks again in float32.
+    state : dict of str to Tensor
+        What an attack remembers of each clip (momenta, multipliers): N first, so that it follows the clips.
+    """
+
+    victim: Any
+    goal: Goal
+    threat: Threat
+    clips: Clips
+    reference: Int[Tensor, " N"]
+    rows: Int[Tensor, " N"]
+    chance: Chance
+    draws: int = 1
+    precision: Precision = "fp32"
+    state: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def clean(self) -> Float[Tensor, "N M T V C"]:
+        return self.clips.xyz
+
+    @property
+    def movable(self) -> Bool[Tensor, "N M T W 1"]:
+        """True on valid frames of present persons; W is one, or says it of each part of an iterate."""
+        return self.clips.valid[..., None, None]
+
+    def shown(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N M T V C"]:
+        """Return the positions that an iterate stands for, differentiably: itself, unless other things are searched."""
+        return xyz
+
+    def spread(self, weights: Float[Tensor, " V"]) -> Float[Tensor, "W 1"]:
+        """Return weights of joints as weights of what an iterate is made of: the same, of joints."""
+        return weights[:, None]
+
+    def constrain(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N M T V C"]:
+        """Return clips inside the threat model, untouched where not valid."""
+        xyz = torch.where(self.movable & torch.isfinite(xyz), xyz, self.clean)
+        return self.threat.project(self.clean, xyz)
+
+    def gradient(
+        self, xyz: Float[Tensor, "N M T V C"], objective: Objective | None = None
+    ) -> tuple[Float[Tensor, "N K"], Float[Tensor, " N"], Float[Tensor, "N M T V C"]]:
+        """Return logits, a loss and its gradient with respect to positions (zero where not valid).
+
+        The loss is the goal's, or ``objective`` of logits and reference class. Of a victim whose answers differ, losses
+        and gradients are means over ``draws`` of them (expectation over transformation, Athalye et al., ICML 2018), and
+        logits are mean log-probabilities.
+        """
+        objective = objective or self.goal.loss
+        xyz = xyz.detach().requires_grad_(True)
+        mean: tuple[Tensor, ...] = ()
+        for _ in range(self.draws):
+            with torch.enable_grad():
+                with self._autocast(xyz.device):
+                    logits = self.victim.logits(self.shown(xyz), self.rows)
+                loss = objective(logits.float(), self.reference)
+                # Clips do not meet inside a victim, so the gradient of the sum is the gradient of each.
+                (gradient,) = torch.autograd.grad(loss.sum(), xyz)
+            mean = self._added(mean, self._said(logits), loss.detach(), gradient)
+        logits, loss, gradient = mean
+        return logits, loss, torch.where(self.movable, gradient, 0)
+
+    def score(
+        self, xyz: Float[Tensor, "N M T V C"], objective: Objective | None = None
+    ) -> tuple[Float[Tensor, "N K"], Float[Tensor, " N"]]:
+        """Return logits and a loss without a gradient, in float32; means over ``draws`` as in `gradient`."""
+        objective = objective or self.goal.loss
+        mean: tuple[Tensor, ...] = ()
+        for _ in range(self.draws):
+            logits = self.victim.scores(self.shown(xyz), self.rows).float()
+            mean = self._added(mean, self._said(logits), objective(logits, self.reference))
+        logits, loss = mean
+        return logits, loss
+
+    def can_ask(self) -> Bool[Tensor, " N"]:
+        """Whether the budget of each clip allows another question."""
+        return (self.victim.remaining(self.rows) >= self.draws).to(self.clips.xyz.device)
+
+    def _said(self, logits: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
+        """What one of several answers adds to their mean: logits of one draw are not on the scale of another's."""
+        logits = logits.detach().float()
+        return logits.log_softmax(1) if self.draws > 1 else logits
+
+    def _added(self, mean: tuple[Tensor, ...], *parts: Tensor) -> tuple[Tensor, ...]:
+        parts = tuple(part / self.draws if self.draws > 1 else part for part in parts)
+        return tuple(a + b for a, b in zip(mean, parts, strict=True)) if mean else parts
+
+    def _autocast(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+        return torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else contextlib.nullcontext()
+
+    def keep(self, mask: Bool[Tensor, " N"]) -> "Problem":
+        """Return the problem for those clips alone."""
+        if bool(mask.all()):
+            return self
+        values = {part.name: getattr(self, part.name) for part in dataclasses.fields(self)}
+        tensors: dict[str, Any] = {
+            name: value[mask.to(value.device)] for name, value in values.items() if isinstance(value, Tensor)
+        }
+        return dataclasses.replace(
+            self,
+            clips=self.clips[mask],
+            chance=self.chance[mask],
+            state={key: value[mask] for key, value in self.state.items()},
+            **tensors,
+        )
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What `Attack.run` hands back for its clips: the best iterate of each, and what it took."""
+
+    xyz: Float[Tensor, "N M T V C"]
+    fallen: Bool[Tensor, " N"]  # what the attack believes; the verdict is taken anew
+    steps: Int[Tensor, " N"]
+    zero_gradient: Bool[Tensor, " N"]
+
+
+def achieved(goal: Goal, logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"]) -> Bool[Tensor, " N"]:
+    """Judge by logits; a victim that answers with no number has broken down, which is not what the goal asks for."""
+    return goal.achieved(logits, reference) & torch.isfinite(logits).all(1)
