@@ -13,6 +13,7 @@ from funnybone.motion.turns import carried, turns
 from funnybone.skeletons import COCO17, HDM05, NTU25, Skeleton
 from funnybone.testing import check_attack, linear_victim, random_clips
 from funnybone.threat import L2, BoneLength, Linf, Mask
+from parts_for_tests import problem_of
 
 ARM = Skeleton("arm", ("shoulder", "elbow", "wrist"), (-1, 0, 1))
 SEARCHES = ("fgsm", "pgd steps=20", "mifgsm steps=20", "apgd steps=20", "smart steps=60 step_size=0.004")
@@ -77,7 +78,7 @@ def test_a_wrist_goes_as_far_as_the_elbow_may_turn(search, share, falls):
 @pytest.mark.parametrize("skeleton", [ARM, COCO17, HDM05, NTU25], ids=lambda skeleton: skeleton.name)
 def test_a_turn_moves_what_hangs_on_it(skeleton):
     clips = random_clips(1, skeleton=skeleton)
-    problem = problem_of(clips)
+    problem = Turned.of(problem_of(linear_victim(clips), clips), slack=0.3)
     assert torch.equal(problem.shown(problem.clean), clips.xyz)
     rows = [[True] * len(skeleton.joints), *carried(skeleton)]
     for number, expected in enumerate(rows):
@@ -87,23 +88,6 @@ def test_a_turn_moves_what_hangs_on_it(skeleton):
         bones = clips.skeleton.bone_lengths(clips.xyz).amax((0, 1, 2))
         assert bones.min() > 1e-3
         assert moved.tolist() == expected, f"{turns(skeleton)[number - 1]}"
-
-
-def problem_of(clips):
-    from funnybone.attacks import Problem
-    from funnybone.chance import Chance
-    from funnybone.threat.base import Unbounded
-
-    problem = Problem(
-        victim=None,
-        goal=fb.goals.AnythingBut(),
-        threat=Unbounded(),
-        clips=clips,
-        reference=clips.labels,
-        rows=torch.arange(len(clips)),
-        chance=Chance.of(clips, torch.Generator()),
-    )
-    return Turned.of(problem, slack=0.3)
 
 
 @pytest.mark.parametrize(

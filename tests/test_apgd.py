@@ -6,12 +6,14 @@ import pytest
 import torch
 
 import funnybone as fb
-from funnybone.attacks.apgd import Towards, _judge_steps, checkpoints, wanted_classes
+from funnybone.attacks.apgd import _judge_steps, checkpoints
 from funnybone.attacks.losses import dlr
+from funnybone.attacks.towards import Towards, wanted_classes
 from funnybone.goals import AnythingBut, AnythingButTop, Specified
 from funnybone.testing import check_attack, linear_victim, random_clips
 from funnybone.threat import L2, BoneLength, Linf, Mask
 from funnybone.victims.base import predict
+from parts_for_tests import noisy
 
 LOSSES = [{"loss": "goal"}, {"loss": "ce"}, {"loss": "dlr"}, {"loss": "dlr", "targets": 9}]
 
@@ -410,21 +412,9 @@ def test_other_parts_of_the_threat_model_hold_far_from_the_origin():
     assert torch.equal(outcome.adversarial.xyz[~clips.valid], far[~clips.valid])
 
 
-class Noisy(torch.nn.Module):
-    """The logits of another, and noise."""
-
-    def __init__(self, module, noise):
-        super().__init__()
-        self.module, self.noise = module, noise
-
-    def forward(self, xyz):
-        logits = self.module(xyz)
-        return logits + self.noise * torch.randn_like(logits)
-
-
 def test_of_a_victim_that_draws_every_step_asks_as_often_as_it_is_told():
     plain, clips = curved(12)
-    victim = fb.TorchVictim(Noisy(plain.module, 0.5), skeleton=clips.skeleton, classes=clips.classes, stochastic=True)
+    victim = noisy(plain, 0.5, own=False)
     attack = fb.create_attack("apgd", steps=10, loss="dlr", targets=2)
     outcome = attack(victim, clips, threat=Linf(0.05), draws=6)
     assert outcome.success.any()

@@ -10,11 +10,10 @@ from funnybone.attacks import Attack, GradientAttack, Problem
 from funnybone.attacks.losses import objective
 from funnybone.attacks.problem import Trace
 from funnybone.attacks.smart import dynamics_metric, perceptual_loss
-from funnybone.chance import Chance
 from funnybone.motion.dynamics import derivative
 from funnybone.testing import check_attack, linear_victim, random_clips
 from funnybone.threat import L2, BoneLength, Linf
-from funnybone.victims import Meter, view
+from parts_for_tests import loud, noisy, problem_of
 
 ATTACKS = [fb.create_attack("pgd", steps=20), fb.create_attack("smart", steps=60)]
 
@@ -116,21 +115,12 @@ def test_a_gradient_that_is_no_number_moves_nothing(clips):
 def test_a_sure_victim_falls_like_an_unsure_one(scale):
     clips = random_clips(6)
     victim = linear_victim(clips, distance=0.05)
-    sure = fb.TorchVictim(Loud(victim.module, scale), skeleton=clips.skeleton, classes=clips.classes)
+    sure = loud(victim, scale)
     attack = fb.create_attack("smart", steps=60)
-    plain, loud = attack(victim, clips), attack(sure, clips)
+    plain, scaled = attack(victim, clips), attack(sure, clips)
     assert plain.success.all()
-    assert loud.success.all()
-    assert torch.allclose(plain.distances["position_m"], loud.distances["position_m"], rtol=0.05)
-
-
-class Loud(torch.nn.Module):
-    def __init__(self, module, scale):
-        super().__init__()
-        self.module, self.scale = module, scale
-
-    def forward(self, xyz):
-        return self.scale * self.module(xyz)
+    assert scaled.success.all()
+    assert torch.allclose(plain.distances["position_m"], scaled.distances["position_m"], rtol=0.05)
 
 
 def test_a_victim_that_breaks_down_has_not_fallen(clips, victim):
@@ -183,25 +173,12 @@ def test_batches_do_not_matter_to_a_deterministic_attack(clips, victim):
     assert torch.allclose(together.adversarial.xyz, apart.adversarial.xyz, atol=1e-5)
 
 
-class Noisy(torch.nn.Module):
-    """The logits of a linear victim and noise of a known size, from a source of its own."""
-
-    def __init__(self, module, noise):
-        super().__init__()
-        self.module, self.noise = module, noise
-        self.generator = torch.Generator().manual_seed(0)
-
-    def forward(self, xyz):
-        logits = self.module(xyz)
-        return logits + self.noise * torch.randn(logits.shape, generator=self.generator)
-
-
 def test_of_a_victim_that_draws_the_gradient_is_a_mean_and_the_verdict_a_majority():
     clips = random_clips(24)
     plain = linear_victim(clips, distance=0.05)
     logits = plain.logits(clips.xyz)
     noise = float((logits.max(1).values - logits.min(1).values).median()) / 2  # one answer in ten or so is wrong
-    victim = fb.TorchVictim(Noisy(plain.module, noise), skeleton=clips.skeleton, classes=clips.classes, stochastic=True)
+    victim = noisy(plain, noise)
     attack = fb.create_attack("pgd", steps=20, random_start=False)
     outcome = attack(victim, clips, threat=Linf(0.02))
     assert outcome.provenance["draws"] == 20
@@ -218,23 +195,12 @@ def test_of_a_victim_that_draws_the_gradient_is_a_mean_and_the_verdict_a_majorit
 
 
 def test_averaged_gradients_tend_to_the_gradient_without_noise(clips, victim):
-    noisy = fb.TorchVictim(Noisy(victim.module, 3.0), skeleton=clips.skeleton, classes=clips.classes, stochastic=True)
-    gradients = [problem_of(who, clips, draws).gradient(clips.xyz)[2] for who, draws in ((victim, 1), (noisy, 400))]
+    stochastic = noisy(victim, 3.0)
+    gradients = [
+        problem_of(who, clips, draws=draws).gradient(clips.xyz)[2] for who, draws in ((victim, 1), (stochastic, 400))
+    ]
     cosine = torch.cosine_similarity(*(gradient.flatten(1) for gradient in gradients))
     assert cosine.min() > 0.999
-
-
-def problem_of(victim, clips, draws=1):
-    return Problem(
-        victim=view(victim, "gradients", Meter(len(clips))),
-        goal=fb.goals.AnythingBut(),
-        threat=fb.threat.Unbounded(),
-        clips=clips,
-        reference=clips.labels,
-        rows=torch.arange(len(clips)),
-        chance=Chance(torch.arange(len(clips))),
-        draws=draws,
-    )
 
 
 def test_mixed_precision_searches_and_float32_judges():

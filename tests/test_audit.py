@@ -22,6 +22,7 @@ from funnybone.auditing.schema import DEVIATIONS, AuditResult, PlannedVictim
 from funnybone.auditing.statistics import attack_result, displacement_curve, victim_result, worst_case
 from funnybone.testing import linear_victim, random_clips
 from funnybone.threat import Linf, Unbounded
+from parts_for_tests import noisy
 from rows_for_tests import ENTRY, quiet, row
 
 
@@ -436,26 +437,14 @@ def test_a_target_whose_answers_a_goal_cannot_judge_has_no_cell(tmp_path, small)
     done.to_html()
 
 
-class Noisy(torch.nn.Module):
-    def __init__(self, module):
-        super().__init__()
-        self.module = module
-
-    def forward(self, xyz):
-        logits = self.module(xyz)
-        return logits + 0.05 * torch.randn(logits.shape)
-
-
 def test_a_target_that_draws_gives_the_same_answers_whenever_it_is_asked(tmp_path):
     clips = random_clips(40)
-    noisy = fb.TorchVictim(
-        Noisy(linear_victim(clips).module), skeleton=clips.skeleton, classes=clips.classes, name="v", stochastic=True
-    )
+    stochastic = noisy(linear_victim(clips), 0.05, own=False, name="v")
     cells = []
     for folder, seed in (("one", 3), ("two", 4)):
         torch.manual_seed(seed)
         done = audit(
-            noisy,
+            stochastic,
             clips,
             surrogates={"a": linear_victim(clips, distance=0.045)},
             suite=both(clips),

@@ -13,6 +13,7 @@ from funnybone.motion.kinematics import ancestors, scale_bones
 from funnybone.skeletons import ALL, COCO17, NTU25
 from funnybone.testing import check_attack, linear_victim, random_clips
 from funnybone.threat import L2, BoneLength, Linf, Mask
+from parts_for_tests import noisy
 
 
 def scales(clips, xyz):
@@ -229,24 +230,14 @@ def test_bones_without_length_and_few_frames_do_no_harm():
     assert torch.isfinite(outcome.adversarial.xyz).all()
 
 
-class Noisy(torch.nn.Module):
-    def __init__(self, module):
-        super().__init__()
-        self.module, self.generator = module, torch.Generator().manual_seed(0)
-
-    def forward(self, xyz):
-        logits = self.module(xyz)
-        return logits + 0.01 * torch.randn(logits.shape, generator=self.generator)
-
-
 def test_goals_draws_and_budgets():
     clips = random_clips(4)
     victim = linear_victim(clips, distance=0.05)
-    noisy = fb.TorchVictim(Noisy(victim.module), skeleton=clips.skeleton, classes=clips.classes, stochastic=True)
-    outcome = attack(steps=10)(noisy, clips, draws=4, goal=fb.goals.Specified())
+    stochastic = noisy(victim, 0.01)
+    outcome = attack(steps=10)(stochastic, clips, draws=4, goal=fb.goals.Specified())
     assert outcome.success.all()
     assert (outcome.queries % 4 == 0).all()
-    assert attack(steps=10)(noisy, clips, draws=4, budget=11).queries.max() == 8
+    assert attack(steps=10)(stochastic, clips, draws=4, budget=11).queries.max() == 8
 
 
 @pytest.mark.parametrize("settings", [{"tolerance": 0.0}, {"tolerance": 1.0}, {"step_size": 0.0}, {"steps": 0}])

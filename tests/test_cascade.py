@@ -17,6 +17,7 @@ from funnybone.threat import L2, BoneLength, Linf, Unbounded
 from funnybone.threat.ball import ball_of
 from funnybone.victims import CallableVictim
 from funnybone.victims.base import predict
+from parts_for_tests import noisy
 
 SHORT = ("fgsm", "pgd steps=10", "apgd steps=15 loss=dlr targets=2", "smart steps=20")
 
@@ -247,23 +248,11 @@ def test_the_budget_is_for_all_stages_together(curved, budget):
     assert torch.isfinite(outcome.adversarial.xyz).all()
 
 
-class Noisy(torch.nn.Module):
-    def __init__(self, module, noise):
-        super().__init__()
-        self.module, self.noise = module, noise
-
-    def forward(self, xyz):
-        logits = self.module(xyz)
-        return logits + self.noise * torch.randn_like(logits)
-
-
 def test_of_a_victim_that_draws_one_lucky_answer_is_not_enough():
     clips = random_clips(12)
     plain = linear_victim(clips, distance=0.05)
     logits = plain.logits(clips.xyz)
-    victim = fb.TorchVictim(
-        Noisy(plain.module, float(logits.abs().mean())), skeleton=clips.skeleton, classes=clips.classes, stochastic=True
-    )
+    victim = noisy(plain, float(logits.abs().mean()), own=False)
     # The stage leaves clips where they are and calls them fallen: so says one answer in ten or so.
     lucky = Cascade(stages=("standin every=1 distance=0.0 lies=True",) * 3)(victim, clips, threat=Linf(0.02), draws=15)
     assert not lucky.success.any()

@@ -6,13 +6,12 @@ import torch
 import funnybone as fb
 from funnybone.attacks.ciasa import Reach, roughness
 from funnybone.attacks.plausibility import LAYERS, bone_cosines, implausibility, judged, new_weights, trained
-from funnybone.attacks.problem import Problem
 from funnybone.chance import Chance
 from funnybone.motion.kinematics import ancestors
 from funnybone.skeletons import COCO17, HDM05_25, NTU25
 from funnybone.testing import check_attack, linear_victim, random_clips
 from funnybone.threat import L2, BoneLength, Linf, Mask
-from funnybone.victims import Meter, view
+from parts_for_tests import loud, noisy, problem_of
 
 
 def attack(**settings):
@@ -242,53 +241,22 @@ def test_a_step_goes_where_bones_let_it():
     assert torch.allclose(*steps, atol=1e-5)
 
 
-def problem_of(victim, clips):
-    return Problem(
-        victim=view(victim, "gradients", Meter(len(clips))),
-        goal=fb.goals.AnythingBut(),
-        threat=fb.threat.Unbounded(),
-        clips=clips,
-        reference=clips.labels,
-        rows=torch.arange(len(clips)),
-        chance=Chance(torch.arange(len(clips))),
-    )
-
-
-class Noisy(torch.nn.Module):
-    def __init__(self, module):
-        super().__init__()
-        self.module, self.generator = module, torch.Generator().manual_seed(0)
-
-    def forward(self, xyz):
-        logits = self.module(xyz)
-        return logits + 0.01 * torch.randn(logits.shape, generator=self.generator)
-
-
 def test_goals_draws_and_budgets():
     clips = random_clips(4)
     victim = linear_victim(clips, distance=0.05)
-    noisy = fb.TorchVictim(Noisy(victim.module), skeleton=clips.skeleton, classes=clips.classes, stochastic=True)
-    outcome = attack(steps=10)(noisy, clips, draws=4, goal=fb.goals.Specified())
+    stochastic = noisy(victim, 0.01)
+    outcome = attack(steps=10)(stochastic, clips, draws=4, goal=fb.goals.Specified())
     assert outcome.success.all()
     assert (outcome.queries % 4 == 0).all()
-    assert attack(steps=10)(noisy, clips, draws=4, budget=11).queries.max() == 8
+    assert attack(steps=10)(stochastic, clips, draws=4, budget=11).queries.max() == 8
 
 
 def test_a_sure_victim_falls_like_an_unsure_one():
     clips = random_clips(4)
     victim = linear_victim(clips, distance=0.05)
-    loud = fb.TorchVictim(Loud(victim.module), skeleton=clips.skeleton, classes=clips.classes)
-    plain, sure = (attack()(who, clips).adversarial.xyz for who in (victim, loud))
+    certain = loud(victim, 10000)
+    plain, sure = (attack()(who, clips).adversarial.xyz for who in (victim, certain))
     assert torch.allclose(plain, sure, atol=1e-4)
-
-
-class Loud(torch.nn.Module):
-    def __init__(self, module):
-        super().__init__()
-        self.module = module
-
-    def forward(self, xyz):
-        return 10000 * self.module(xyz)
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,11 @@ import torch
 
 import funnybone as fb
 from funnybone.attacks.iaa import angles_cut, changes, lengths, speeds_cut
-from funnybone.attacks.problem import Problem
-from funnybone.chance import Chance
 from funnybone.motion.kinematics import joint_angles, triplets
 from funnybone.skeletons import COCO17, HDM05_25, NTU25, Skeleton
 from funnybone.testing import check_attack, linear_victim, random_clips
 from funnybone.threat import BoneLength, Linf, Mask
-from funnybone.victims import Meter, view
+from parts_for_tests import loud, noisy, problem_of
 
 FLOORS = {"bone_floor": 1e-5, "speed_floor": 3e-3}
 WIDE = {"bone_limit": 0.05, "angle_limit": 0.5, "speed_limit": 0.5}
@@ -21,18 +19,6 @@ WIDE = {"bone_limit": 0.05, "angle_limit": 0.5, "speed_limit": 0.5}
 
 def attack(**settings):
     return fb.create_attack("iaa", **{"steps": 60, **settings})
-
-
-def problem_of(victim, clips, threat=None):
-    return Problem(
-        victim=view(victim, "gradients", Meter(len(clips))),
-        goal=fb.goals.AnythingBut(),
-        threat=threat or fb.threat.Unbounded(),
-        clips=clips,
-        reference=clips.labels,
-        rows=torch.arange(len(clips)),
-        chance=Chance(torch.arange(len(clips))),
-    )
 
 
 def worst_by_hand(clips, xyz, attacking):
@@ -230,38 +216,19 @@ def test_one_frame_and_one_bone_are_enough():
 def test_a_sure_victim_falls_like_an_unsure_one():
     clips = random_clips(4)
     victim = linear_victim(clips, distance=0.05)
-    loud = fb.TorchVictim(Loud(victim.module), skeleton=clips.skeleton, classes=clips.classes)
-    plain, sure = (attack(confidence=0.0, **WIDE)(who, clips).adversarial.xyz for who in (victim, loud))
+    certain = loud(victim, 1000)
+    plain, sure = (attack(confidence=0.0, **WIDE)(who, clips).adversarial.xyz for who in (victim, certain))
     assert torch.allclose(plain, sure, atol=1e-4)
-
-
-class Loud(torch.nn.Module):
-    def __init__(self, module):
-        super().__init__()
-        self.module = module
-
-    def forward(self, xyz):
-        return 1000 * self.module(xyz)
-
-
-class Noisy(torch.nn.Module):
-    def __init__(self, module):
-        super().__init__()
-        self.module, self.generator = module, torch.Generator().manual_seed(0)
-
-    def forward(self, xyz):
-        logits = self.module(xyz)
-        return logits + 0.001 * torch.randn(logits.shape, generator=self.generator)
 
 
 def test_goals_draws_and_budgets():
     clips = random_clips(4)
     victim = linear_victim(clips, distance=0.02)
-    noisy = fb.TorchVictim(Noisy(victim.module), skeleton=clips.skeleton, classes=clips.classes, stochastic=True)
-    outcome = attack(**WIDE)(noisy, clips, draws=4, goal=fb.goals.Specified())
+    stochastic = noisy(victim, 0.001)
+    outcome = attack(**WIDE)(stochastic, clips, draws=4, goal=fb.goals.Specified())
     assert outcome.success.all()
     assert (outcome.queries % 4 == 0).all()
-    limited = attack(**WIDE)(noisy, clips, draws=4, budget=11)
+    limited = attack(**WIDE)(stochastic, clips, draws=4, budget=11)
     assert limited.queries.max() == 8
     # Each growth of the multipliers tries a mended clip: one query more in ten.
     never = attack(steps=30, bone_limit=1e-4, angle_limit=1e-4, speed_limit=1e-4)(victim, clips)

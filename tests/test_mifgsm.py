@@ -4,28 +4,18 @@ import pytest
 import torch
 
 import funnybone as fb
-from funnybone.attacks import Problem
 from funnybone.attacks.mifgsm import of_length_one
-from funnybone.chance import Chance
 from funnybone.testing import linear_victim, random_clips
 from funnybone.threat import L2, Linf
-from funnybone.victims import Meter, view
+from parts_for_tests import problem_of
 
 
-def problem_of(clips):
-    return Problem(
-        victim=view(linear_victim(clips), "gradients", Meter(len(clips))),
-        goal=fb.goals.AnythingBut(),
-        threat=Linf(0.01),
-        clips=clips,
-        reference=clips.labels,
-        rows=torch.arange(len(clips)),
-        chance=Chance(torch.arange(len(clips))),
-    )
+def problem_at(clips):
+    return problem_of(linear_victim(clips), clips, threat=Linf(0.01))
 
 
 def test_it_is_the_published_sum_of_gradients_of_length_one():
-    problem, attack = problem_of(random_clips(3)), fb.create_attack("mifgsm", momentum=0.7)
+    problem, attack = problem_at(random_clips(3)), fb.create_attack("mifgsm", momentum=0.7)
     attack.start(problem)
     generator, expected = torch.Generator().manual_seed(0), torch.zeros_like(problem.clean)
     for size in (1.0, 1e4, 1e-36, 3.0):  # how sure the victim is in a step does not count
@@ -35,7 +25,7 @@ def test_it_is_the_published_sum_of_gradients_of_length_one():
 
 
 def test_a_clip_without_gradient_goes_on_as_before():
-    problem, attack = problem_of(random_clips(2)), fb.create_attack("mifgsm")
+    problem, attack = problem_at(random_clips(2)), fb.create_attack("mifgsm")
     attack.start(problem)
     gradient = torch.randn(problem.clean.shape, generator=torch.Generator().manual_seed(0))
     first = attack.followed(problem, gradient)
@@ -44,7 +34,7 @@ def test_a_clip_without_gradient_goes_on_as_before():
 
 
 def test_the_memory_of_a_clip_stays_with_it():
-    problem, attack = problem_of(random_clips(4)), fb.create_attack("mifgsm")
+    problem, attack = problem_at(random_clips(4)), fb.create_attack("mifgsm")
     attack.start(problem)
     generator = torch.Generator().manual_seed(0)
     before = attack.followed(problem, torch.randn(problem.clean.shape, generator=generator))

@@ -7,16 +7,17 @@ from itertools import pairwise
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from funnybone.attacks.base import register_attack
 from funnybone.attacks.gradient import GradientAttack
 from funnybone.attacks.losses import Loss, objective
 from funnybone.attacks.problem import Problem, Progress, Trace
+from funnybone.attacks.towards import Towards, wanted_classes
 from funnybone.chance import Chance
 from funnybone.errors import DataError
-from funnybone.goals import Goal, lead
+from funnybone.goals import Goal
 from funnybone.threat.ball import ball_of
 
 # A run draws far less often than this, so that no two runs are given the same numbers.
@@ -41,58 +42,6 @@ def checkpoints(steps: int) -> dict[int, int]:
         interval = max(interval - 3, 6)
         share += interval
     return {after: after - before for before, after in pairwise(places) if before < after < steps}
-
-
-def wanted_classes(
-    logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"], place: int, targets: int
-) -> Int[Tensor, "N R"]:
-    """Return the classes that are led to in turn, most probable first: at most ``targets`` of them.
-
-    All but the reference for AB (``place`` 1); for ABn not those that are among the n - 1 most probable others already.
-
-    Examples
-    --------
-    >>> logits, truth = torch.tensor([[9.0, 3.0, 5.0, 4.0]]), torch.tensor([0])
-    >>> wanted_classes(logits, truth, place=1, targets=2)
-    tensor([[2, 3]])
-    >>> wanted_classes(logits, truth, place=2, targets=9)
-    tensor([[3, 1]])
-    """
-    others = logits.scatter(1, reference[:, None], -torch.inf)
-    return others.sort(dim=1, descending=True, stable=True).indices[:, place - 1 : -1][:, :targets]
-
-
-@dataclass(frozen=True, eq=False)
-class Towards(Goal):
-    """Bring a wanted class above the reference: what a targeted loss descends on the way to AB or ABN.
-
-    Its ``dlr`` is equation 7 of the paper under AB. For ABn the n - 1 highest others must be above the reference too.
-
-    Parameters
-    ----------
-    wanted : Int[Tensor, "N"]
-        For each clip of the batch that it is made for.
-    place : int
-        1 for AB, n for ABn.
-    """
-
-    away = False
-    wanted: Tensor
-    place: int = 1
-
-    @property
-    def name(self) -> str:
-        return "towards"
-
-    def achieved(self, logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"]) -> Bool[Tensor, " N"]:
-        return self.margin(logits, reference) < 0
-
-    def margin(self, logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
-        own, wanted = logits.gather(1, torch.stack([reference, self.wanted], 1)).unbind(1)
-        if self.place == 1:
-            return own - wanted
-        others = logits.scatter(1, self.wanted[:, None], -torch.inf)
-        return torch.maximum(own - wanted, lead(others, reference, self.place - 1))
 
 
 @register_attack("apgd")

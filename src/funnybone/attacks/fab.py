@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from funnybone.attacks.apgd import Towards, wanted_classes
 from funnybone.attacks.base import register_attack
 from funnybone.attacks.border import UNIT, Norm, inner, length, limited, per_clip, to_border
 from funnybone.attacks.losses import Objective
 from funnybone.attacks.minimum_norm import MinimumNormAttack, Visit, held_still
 from funnybone.attacks.problem import Problem
+from funnybone.attacks.towards import Towards, wanted_classes
 from funnybone.errors import DataError
 from funnybone.goals import Goal, lead
 from funnybone.threat.ball import Ball

@@ -18,7 +18,7 @@ def show(headers: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequ
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for header in headers:
-        table.add_column(header, justify="right" if header in numbers else "left", overflow="fold")
+        table.add_column(escape(header), justify="right" if header in numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
     Console().print(table)
