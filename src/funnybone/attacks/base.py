@@ -2,11 +2,13 @@
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
 
 import funnybone
 from funnybone.attacks.problem import Precision, Problem, Progress, Trace
@@ -155,6 +157,7 @@ class Attack(ABC):
             steps = torch.zeros(len(clips), dtype=torch.long)
             zero, claimed = torch.zeros(2, len(clips), dtype=torch.bool)
             done = successes = 0
+            traces = []
             for rows in attacked.nonzero().flatten().split(batch_size):
                 problem = Problem(
                     victim=asked,
@@ -172,6 +175,7 @@ class Attack(ABC):
                     progress(done + more, successes + won, total)
 
                 trace = self.run(problem, tell)
+                traces.append((rows, trace))
                 found = trace.xyz.to(xyz.device, torch.float32)
                 xyz[rows] = torch.where(clips.valid[rows][..., None, None], found, clips.xyz[rows])
                 steps[rows], zero[rows], claimed[rows] = (
@@ -184,10 +188,12 @@ class Attack(ABC):
             adversarial = clips.with_xyz(xyz)
             after = judge(victim, adversarial, goal, reference, batch_size)
         violation = threat.violation(clips.xyz, xyz)
+        success = attacked & (after.agreement > 0.5) & (violation <= TOLERANCE)
+        how = {"budget": budget, "draws": draws, "precision": precision, "batch_size": batch_size}
         return Outcome(
             adversarial=adversarial,
             attacked=attacked,
-            success=attacked & (after.agreement > 0.5) & (violation <= TOLERANCE),
+            success=success,
             claimed=claimed,
             steps=steps,
             queries=meter.queries,
@@ -199,10 +205,20 @@ class Attack(ABC):
             violation=violation,
             zero_gradient=zero,
             distances=deviations(clips, xyz),
-            provenance=self.provenance(
-                victim, clips, goal, threat, budget=budget, draws=draws, precision=precision, batch_size=batch_size
-            ),
+            provenance=self.provenance(victim, clips, goal, threat, **how) | self.notes(success, traces),
         )
+
+    def notes(self, success: Bool[Tensor, " N"], traces: Sequence[tuple[Int[Tensor, " B"], Trace]]) -> dict[str, Any]:
+        """Return what else an outcome's provenance is to say; nothing, unless an attack has its own.
+
+        Parameters
+        ----------
+        success : Bool[Tensor, "N"]
+            The verdict.
+        traces : sequence
+            What `run` handed back for each batch, and which of the clips these were.
+        """
+        return {}
 
     def _judge(self, victim: Victim, goal: Goal) -> None:
         if goal.needs_scores and not offers(victim, "scores"):

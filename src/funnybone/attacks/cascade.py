@@ -1,9 +1,8 @@
 """A cascade of attacks: the cheap ones first, each next one on the clips that still stand."""
 
-import copy
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -17,13 +16,10 @@ from funnybone.attacks.base import Attack, register_attack
 from funnybone.attacks.problem import Problem, Progress, Trace, achieved
 from funnybone.attacks.verdict import TOLERANCE
 from funnybone.chance import Chance
-from funnybone.clips import Clips
 from funnybone.errors import DataError
-from funnybone.outcome import Outcome
 from funnybone.threat.ball import L2, Linf
 from funnybone.threat.base import Threat, parts_of
 from funnybone.victims.access import LEVELS, Access
-from funnybone.victims.base import Victim
 
 # A stage, with all its runs, draws far less often than this, so that no two stages are given the same numbers.
 _DRAWS_OF_A_STAGE = 1 << 40
@@ -126,32 +122,19 @@ class Cascade(Attack):
         """The most that a stage needs, and scores at least: by these the cascade compares what stages hand back."""
         return max(("scores", *(attack.access for attack in self.attacks())), key=LEVELS.index)
 
-    def __call__(self, victim: Victim, clips: Clips, **how: Any) -> Outcome:
-        """Attack the clips that the victim gets right: see `Attack.__call__` for what can be said.
-
-        Returns
-        -------
-        Outcome
-            With ``felled_by`` and ``left_out`` in its provenance.
-        """
-        by = torch.full((len(clips),), -1)
+    def notes(self, success: Bool[Tensor, " N"], traces: Sequence[tuple[Int[Tensor, " B"], Trace]]) -> dict[str, Any]:
+        """Return ``felled_by`` and ``left_out``."""
+        by = torch.full((len(success),), -1)
         refused: dict[str, str] = {}
-
-        def noting(problem: Problem, progress: Progress) -> Trace:
-            trace = self.run(problem, progress)
-            by[problem.rows.cpu()] = trace.stage.cpu()
-            refused.update(trace.refused)
-            return trace
-
-        noted = copy.copy(self)
-        object.__setattr__(noted, "run", noting)  # a trace has no room for notes; the attack itself stays as it is
-        outcome = Attack.__call__(noted, victim, clips, **how)
+        for rows, trace in traces:
+            assert isinstance(trace, CascadeTrace)  # as `run` hands them back
+            by[rows] = trace.stage.cpu()
+            refused |= trace.refused
         for why in dict.fromkeys(refused.values()):
             left_out = ", ".join(text for text in refused if refused[text] == why)
             logging.getLogger("funnybone").warning("attack cascade leaves out %s: %s", left_out, why)
-        felled = torch.where(outcome.success, by, -1).tolist()
-        notes = {"felled_by": [self.stages[row] if row >= 0 else None for row in felled], "left_out": refused}
-        return dataclasses.replace(outcome, provenance=outcome.provenance | notes)
+        felled = torch.where(success, by, -1).tolist()
+        return {"felled_by": [self.stages[row] if row >= 0 else None for row in felled], "left_out": refused}
 
     def run(self, problem: Problem, progress: Progress) -> CascadeTrace:
         total, device = len(problem), problem.clean.device

@@ -172,8 +172,8 @@ class SMART(GradientAttack):
     clip_total: float | None = None
     weight: float = 0.6
     alpha: float = 0.58
-    beta: tuple[float, ...] = (0.4, 0.3, 0.3)
-    scales: tuple[float, ...] = (0.05, 0.3, 2.0)
+    beta: tuple[float, ...] = (0.7, 0.1, 0.2)
+    scales: tuple[float, ...] = (0.05, 1.0, 8.0)
     bone_scale: float = 0.005
     trunk_weight: float = 2.0
     smooth: bool = True
