@@ -22,7 +22,7 @@ from funnybone.models.weights import read_tensors, write_tensors
 from funnybone.skeletons import COCO17
 from funnybone.testing import check_victim
 from funnybone.training import Epoch, Plain, draw, evaluate, hardware, hold_out, train, write_curves
-from funnybone.training.augment import stretched, varied
+from funnybone.training.augment import mirrored, stretched, varied
 from funnybone.training.checkpoint import CheckpointRecord
 from funnybone.training.curves import best_of
 from funnybone.training.fit import _optimiser
@@ -228,12 +228,12 @@ def test_evaluate_leaves_the_modes_and_counts(clips):
 def test_random_turns_keep_the_vertical_and_the_shape(up):
     xyz, axis = torch.randn(50, 1, 3, 17, 3), "xyz".index(up)
     generator = torch.Generator().manual_seed(0)
-    turned = varied(xyz, Recipe(scale=0.0), up, generator)
+    turned = varied(xyz, Recipe(scale=0.0), up, COCO17, generator)
     torch.testing.assert_close(turned[..., axis], xyz[..., axis])
     torch.testing.assert_close(COCO17.bone_lengths(turned), COCO17.bone_lengths(xyz))
     assert (turned - xyz).abs().amax((1, 2, 3, 4)).min() > 0.001
-    assert torch.equal(varied(xyz, Recipe(scale=0.0, rotation=0.0), up, generator), xyz)
-    ratio = (varied(xyz, Recipe(rotation=0.0), up, generator) / xyz).flatten(1)
+    assert torch.equal(varied(xyz, Recipe(scale=0.0, rotation=0.0), up, COCO17, generator), xyz)
+    ratio = (varied(xyz, Recipe(rotation=0.0), up, COCO17, generator) / xyz).flatten(1)
     torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio))
     assert 0.89 < ratio.min() < 0.95
     assert 1.05 < ratio.max() < 1.11
@@ -394,6 +394,22 @@ def test_what_is_held_out_is_the_same_share_of_each_class(counts, share, seed):
     assert hold_out(clips, share, seed)[0].ids == part.ids
 
 
+@pytest.mark.parametrize("up", ["x", "y", "z"])
+def test_a_mirror_swaps_sides_and_keeps_bodies_upright(up):
+    xyz, axis = torch.randn(200, 1, 3, 17, 3), "xyz".index(up)
+    image = mirrored(xyz, up, COCO17)
+    torch.testing.assert_close(mirrored(image, up, COCO17), xyz)
+    left, right = (list(side) for side in zip(*COCO17.pairs, strict=True))
+    torch.testing.assert_close(image[..., left, axis], xyz[..., right, axis])
+    torch.testing.assert_close(torch.linalg.vector_norm(image[..., left, :], dim=-1), xyz[..., right, :].norm(dim=-1))
+    assert (torch.linalg.det(xyz[:, 0, 0, :3]) * torch.linalg.det(image[:, 0, 0, [0, 2, 1]]) < 0).all()
+    plain = Recipe(scale=0.0, rotation=0.0, mirror=0.3)
+    shown = varied(xyz, plain, up, COCO17, torch.Generator().manual_seed(0))
+    swapped = (shown == image).flatten(1).all(1)
+    assert torch.equal(shown[~swapped], xyz[~swapped])
+    assert 0.2 < swapped.float().mean() < 0.4
+
+
 def test_a_cut_in_time_is_the_line_between_frames():
     times = torch.linspace(0, 1, 9)
     xyz = (1 + times).view(1, 1, 9, 1, 1).expand(3, 2, 9, 17, 3).contiguous()
@@ -403,7 +419,7 @@ def test_a_cut_in_time_is_the_line_between_frames():
     expected = 1 + start[:, None] + length[:, None] * times
     torch.testing.assert_close(found[:, 0, :, 4, 1], expected)
     assert not found[1, 1].any()
-    assert not (varied(xyz, Recipe(crop=0.5), "y", torch.Generator().manual_seed(0))[1, 1]).any()
+    assert not (varied(xyz, Recipe(crop=0.5), "y", COCO17, torch.Generator().manual_seed(0))[1, 1]).any()
 
 
 def test_streams_are_trained_apart_and_answer_together(clips, tmp_path):

@@ -79,6 +79,12 @@ class Skeleton:
         """(child, parent) for each joint but the root, in joint order."""
         return tuple((child, parent) for child, parent in enumerate(self.parents) if parent >= 0)
 
+    @property
+    def other_side(self) -> tuple[int, ...]:
+        """For each joint the one of the other side, itself in the middle."""
+        other = dict(self.pairs) | {right: left for left, right in self.pairs}
+        return tuple(other.get(joint, joint) for joint in range(len(self.joints)))
+
     def index(self, joint: str) -> int:
         """The index of a joint by its name."""
         if joint not in self.joints:

@@ -41,8 +41,7 @@ def mirrored(skeleton: Skeleton) -> tuple[int, ...]:
     >>> mirrored(legs)
     (1, 0, 2)
     """
-    other = {joint: joint for joint in range(len(skeleton.joints))}
-    other |= dict(skeleton.pairs) | {right: left for left, right in skeleton.pairs}
+    other = skeleton.other_side
     place = {bone: index for index, bone in enumerate(skeleton.bones)}
     return tuple(
         place.get((other[child], other[parent]), index) for index, (child, parent) in enumerate(skeleton.bones)

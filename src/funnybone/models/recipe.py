@@ -61,6 +61,8 @@ class Recipe:
         Largest random change of size, as a share of it.
     crop : float
         Shortest part of a clip that is shown, stretched to the clip's length; 1 for whole clips.
+    mirror : float
+        Share of the clips shown as in a mirror, left for right; 0 where classes differ by side.
     validation : float
         Share of the training clips, of each class, that choose the epoch whose weights are kept; 0 for the last epoch.
     patience : int or None
@@ -93,6 +95,7 @@ class Recipe:
     tilt: float = 0.0
     scale: float = 0.1
     crop: float = 1.0
+    mirror: float = 0.0
     validation: float = 0.1
     patience: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -113,6 +116,8 @@ class Recipe:
                 raise DataError(f"recipe: {name} is {getattr(self, name)}", hint="give a share from 0 to below 1")
         if not 0 < self.crop <= 1:
             raise DataError(f"recipe: crop is {self.crop}", hint="give a share above 0, up to 1")
+        if not 0 <= self.mirror <= 1:
+            raise DataError(f"recipe: mirror is {self.mirror}", hint="give a share from 0 to 1")
         if not all(0 < share < 1 for share in self.milestones):
             raise DataError(f"recipe: milestones are {self.milestones}", hint="give shares between 0 and 1")
         for name, known in (("optimiser", ("adamw", "adam", "sgd")), ("schedule", ("one_cycle", "cosine", "steps"))):

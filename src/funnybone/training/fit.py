@@ -233,7 +233,7 @@ def _step(
     progress: float,
 ) -> float:
     """One optimiser step; return its loss."""
-    xyz = show(varied(clips.xyz, recipe, clips.up, generator))
+    xyz = show(varied(clips.xyz, recipe, clips.up, clips.skeleton, generator))
     # Each process takes its share of the batch. One that is left without looks at the first clip, which counts nothing:
     # all must have the same gradients and buffers to average.
     own = range(place.rank, len(clips), place.ranks)
