@@ -46,10 +46,9 @@ def mirrored(xyz: Float[Tensor, "N M T V C"], up: str, skeleton: Skeleton) -> Fl
     --------
     >>> arms = Skeleton("arms", ("chest", "left", "right"), (-1, 0, 0), pairs=((1, 2),))
     >>> xyz = torch.tensor([[0.0, 0.0, 0.0], [2.0, 5.0, 1.0], [-3.0, 4.0, 1.0]]).view(1, 1, 1, 3, 3)
-    >>> mirrored(xyz, "y", arms)[0, 0, 0]
-    tensor([[0., 0., 0.],
-            [3., 4., 1.],
-            [-2., 5., 1.]])
+    >>> mirrored(xyz, "y", arms)[0, 0, 0, 1:]
+    tensor([[ 3.,  4.,  1.],
+            [-2.,  5.,  1.]])
     """
     across = PLANES[up][0][0] if xyz.shape[-1] == 3 else 0
     sign = torch.ones(xyz.shape[-1], device=xyz.device)
