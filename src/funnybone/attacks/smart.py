@@ -101,9 +101,9 @@ class SMART(GradientAttack):
     acceleration least. There is no budget unless a threat model or ``clip_total`` gives one; how far the clips went is
     in the outcome's distances.
 
-    The default ``scales`` let changes through that are slower than about 3 Hz. Of those tried they are the smoothest with
-    which SMART fells as many clips as PGD in the same ball, five in a hundred fewer at most; its acceleration deviation
-    and change of bone length are then a third of PGD's or less. They were chosen on training clips
+    The default ``scales`` let changes through that are slower than about 3 Hz. Of those tried they are the smoothest
+    with which SMART fells as many clips as PGD in the same ball, five in a hundred fewer at most; its deviation in
+    acceleration and its change of bone length are then a third of PGD's or less. They were chosen on training clips
     (``benchmarks/quick_suite.py``).
 
     The preset ``published`` is the released code that the BEAT authors used, in SI units: sums of position and
