@@ -20,6 +20,7 @@ import torch
 import funnybone as fb
 from funnybone import goals
 from funnybone.auditing.plan import choose
+from funnybone.auditing.schema import DEVIATIONS
 from funnybone.metrics import deviations
 from funnybone.metrics.intervals import wilson
 
@@ -33,10 +34,6 @@ IN_FULL = ("stgcn", "agcn", "ctrgcn", "sgn", "msg3d")
 OTHERS = ("hrnn", "asgcn", "dgnn", "stgcnpp", "skateformer", "frhead")
 BALLS = (0.19, 0.39, 0.77, 1.9)  # m: 5, 10, 20 and 50 mm a joint, in root mean square, for 25 joints in 60 frames
 STEPS = 1000
-FIGURES = (
-    *("position_m", "max_position_m", "velocity", "acceleration", "jerk", "joint_angle_acceleration"),
-    *("bone_length_change", "npss"),
-)
 # Wang et al., CVPR 2021, success in percent, from the authors' talk; the slide does not print N of the pairs of ABN,
 # read as 3 and 5. SMART's own settings for it (weights, steps, step length) are not published.
 PUBLISHED = {
@@ -93,7 +90,7 @@ def measure(victim, clips, attack, goal, ball, precision):
         "success": succeeded / attacked if attacked else None,
         "ci95": wilson(succeeded, attacked),
         "steps_median": outcome.median(outcome.steps),
-        **{name: outcome.mean(outcome.distances[name]) for name in FIGURES},
+        **{name: outcome.mean(outcome.distances[name]) for name in DEVIATIONS},
         "seconds": time.perf_counter() - began,
     }
 
@@ -113,7 +110,7 @@ def performances(clips):
     first, second = (list(side) for side in zip(*pairs, strict=True))
     paired = dataclasses.replace(clips[first], valid=clips.valid[first] & clips.valid[second])
     found = deviations(paired, laid_over(clips.xyz[second], paired))
-    kept = {name: found[name][~found[name].isnan()] for name in FIGURES}
+    kept = {name: found[name][~found[name].isnan()] for name in DEVIATIONS}
     return {"n": len(pairs), **{name: float(values.mean()) for name, values in kept.items() if len(values)}}
 
 

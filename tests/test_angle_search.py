@@ -13,7 +13,7 @@ from funnybone.motion.turns import carried, turns
 from funnybone.skeletons import COCO17, HDM05, NTU25, Skeleton
 from funnybone.testing import check_attack, linear_victim, random_clips
 from funnybone.threat import L2, BoneLength, Linf, Mask
-from parts_for_tests import problem_of
+from parts_for_tests import noisy, problem_of
 
 ARM = Skeleton("arm", ("shoulder", "elbow", "wrist"), (-1, 0, 1))
 SEARCHES = ("fgsm", "pgd steps=20", "mifgsm steps=20", "apgd steps=20", "smart steps=60 step_size=0.004")
@@ -37,6 +37,7 @@ def test_bones_keep_their_length_and_joints_their_range(threat):
     assert (lengths[0] - lengths[1]).abs().max() < 2e-6
     assert torch.equal(moved[~clips.valid], clips.xyz[~clips.valid])
     bends = [bend(xyz.double(), clips.skeleton)[clips.valid] for xyz in (clips.xyz, moved)]
+    assert (bends[0] - bends[1]).abs().max() > 0.01
     assert (bends[0] - bends[1]).abs().max() <= 2 * 0.1 + 1e-3  # a hub's turn, and that of one of its bones
 
 
@@ -87,7 +88,45 @@ def test_a_turn_moves_what_hangs_on_it(skeleton):
         moved = (problem.shown(turned) - clips.xyz).norm(dim=-1).amax((0, 1, 2)) > 1e-7
         bones = clips.skeleton.bone_lengths(clips.xyz).amax((0, 1, 2))
         assert bones.min() > 1e-3
-        assert moved.tolist() == expected, f"{turns(skeleton)[number - 1]}"
+        assert moved.tolist() == list(expected), f"{turns(skeleton)[number - 1]}"
+
+
+@pytest.mark.parametrize(
+    ("mask", "still"),
+    [
+        (Mask(frames=(2, 5)), lambda delta: delta[:, :, [0, 1, 5, 6, 7]]),
+        (Mask(persons=(1,)), lambda delta: delta[:, 0]),
+        (Mask(joints=("left_wrist",)), lambda delta: delta[..., [*range(9), *range(10, 17)], :]),
+    ],
+    ids=str,
+)
+def test_what_is_masked_stays_to_the_last_digit(mask, still):
+    clips = random_clips(4, persons=2, skeleton=COCO17)
+    attack = fb.create_attack("angles", search="pgd steps=10", slack=0.5)
+    outcome = attack(linear_victim(clips, distance=0.05), clips, threat=mask & L2(2.0) & Linf(0.5))
+    delta = outcome.adversarial.xyz - clips.xyz
+    assert not still(delta).any()
+    assert delta.any()
+    assert outcome.violation.max() == 0
+
+
+def test_a_mask_that_frees_no_turn_is_refused_and_asks_nothing():
+    clips = random_clips(2, skeleton=NTU25)
+    attack = fb.create_attack("angles", search="pgd steps=10")
+    with pytest.raises(fb.DataError, match="every turn moves joints"):
+        attack(linear_victim(clips), clips, threat=Mask(joints=("ElbowL", "ShoulderL")) & Linf(0.05))
+
+
+def test_it_is_a_stage_of_a_cascade_and_averages_over_answers():
+    clips = random_clips(6)
+    victim = linear_victim(clips, distance=0.05)
+    cascade = fb.create_attack("cascade", stages=("fgsm step_size=0.01", "angles slack=0.5 search='pgd steps=20'"))
+    outcome = cascade(victim, clips, threat=Linf(0.05), precision="bf16")
+    assert outcome.success.any()
+    assert any("angles" in (by or "") for by in outcome.provenance["felled_by"])
+    drawn = fb.create_attack("angles", search="pgd steps=8")(noisy(victim, 0.01), clips, threat=Linf(0.05), draws=3)
+    assert (drawn.queries % 3 == 0).all()
+    assert drawn.success.any()
 
 
 @pytest.mark.parametrize(

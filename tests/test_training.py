@@ -304,6 +304,21 @@ def test_the_epoch_with_the_lowest_validation_loss_is_kept(clips, tmp_path):
     assert load_weights(tmp_path / "a.b.safetensors")[1].selection.epochs == {"joint": best}
 
 
+@pytest.mark.parametrize("name", ["sgn", "hrnn"])
+def test_what_chooses_the_epoch_is_what_the_network_will_answer(name):
+    """Of a stream of motion too, in which who stands still has no numbers."""
+    clips, judge = waves(6), waves(seed=8, n=10)
+    for part in (clips, judge):
+        part.xyz[:, :, 3:6] = part.xyz[:, :, 3:4]  # all stand still for a while
+    recipe = Recipe(epochs=2, batch=6, validation=0.0)
+    options = {"sgn": {"width": 8}, "hrnn": {"hidden1": 4, "hidden2": 4}}[name]
+    module, record, curves = train(
+        name, clips, recipe=recipe, options=options, streams=("joint_motion",), validation=judge, seed=1
+    )
+    found = measure(module, judge, record.build_preprocess())
+    assert found.loss == pytest.approx(min(epoch.validation_loss for epoch in curves["joint_motion"]), rel=1e-4)
+
+
 def test_a_killed_training_keeps_the_best_epoch_of_before(clips, tmp_path):
     recipe = Recipe(epochs=6, batch=6, max_lr=0.05, validation=0.0)
     arguments = {"recipe": recipe, "options": OPTIONS, "validation": waves(seed=8, n=10), "seed": 1}

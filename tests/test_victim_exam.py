@@ -78,6 +78,11 @@ class Ordering(Honest):
     symmetric = True
 
 
+class Partial(Honest):
+    def forward(self, xyz):
+        return super().forward(torch.cat([xyz[..., :3, :], xyz[..., 3:, :].detach()], -2))
+
+
 class Padding(Honest):
     skips_empty = True
 
@@ -116,6 +121,7 @@ class Training(Honest):
         (Blind, "its logits have none"),
         (Flat, "the gradient is zero everywhere"),
         (Slanted, "finite differences .* in torch.float64"),
+        (Partial, "finite differences .* in torch.float64"),
         (Ordering, "the order of persons"),
         (Padding, "it skips empty frames, it says"),
         (Drawing, "the global random state"),

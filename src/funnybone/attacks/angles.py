@@ -24,9 +24,10 @@ class AngleSearch(Attack):
     """Let a gradient attack turn joints and move the root, instead of moving each joint for itself.
 
     Positions follow by forward kinematics, through which gradients come back, so every iterate is a pose of the same
-    body: bones keep in each frame the length that they were recorded with, and no joint is turned further than
-    ``slack`` from where it was. No angle between two bones, then, leaves the range that it has in the clip by more.
-    What a victim loses here it loses to motion that a body can do.
+    body: bones keep in each frame the length that they were recorded with. No joint is turned by more than ``slack``
+    from where it was, nor, where several bones hang on one joint, any of these by more against it. So no angle between
+    two bones leaves the range that it has in the clip by more than ``slack``, or twice that at such a joint. That is
+    the only limit: nothing knows where an elbow ends, or how fast a body can turn.
 
     Of a threat model that was left, the nearest point is taken, and joints are turned to point there; what that still
     leaves outside goes back, frame by frame, on its way to the clean clip. So an L-infinity ball is searched well
@@ -63,12 +64,12 @@ class AngleSearch(Attack):
     def __post_init__(self) -> None:
         if not 0 < self.slack <= 1.5:
             raise DataError(f"attack angles: slack is {self.slack}", hint="give radians above 0, up to 1.5")
-        self.attack()  # said now, where there is none of that name
+        self.search_with()  # said now, where there is none of that name
 
-    def attack(self) -> GradientAttack:
+    def search_with(self) -> GradientAttack:
         """Return the attack that searches."""
         attack = attack_from(self.search)
-        if not isinstance(attack, GradientAttack) or not attack.any_coordinates:
+        if not isinstance(attack, GradientAttack) or not vars(type(attack)).get("any_coordinates"):
             raise DataError(
                 f"attack angles: {attack.name} searches positions only",
                 hint="search may be fgsm, pgd, mifgsm, apgd or smart, with settings",
@@ -79,7 +80,12 @@ class AngleSearch(Attack):
         if problem.clean.shape[-1] != 3:
             raise DataError("attack angles: joints have two coordinates", hint="give clips in three dimensions")
         turned = Turned.of(problem, self.slack)
-        trace = self.attack().run(turned, progress)
+        if len(problem) and not bool(turned.free.any()):
+            raise DataError(
+                f"attack angles: every turn moves joints that {problem.threat!r} holds",
+                hint="free all joints that hang on one, such as a hand with its fingers",
+            )
+        trace = self.search_with().run(turned, progress)
         return replace(trace, xyz=turned.shown(trace.xyz))
 
 

@@ -1,7 +1,6 @@
 """What the attacks share whose steps are measured by a ball: FGSM, PGD, MI-FGSM, DIM."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -29,8 +28,6 @@ class BallSteps(GradientAttack):
     random_start : bool
         Start at a random point of the ball instead of the clean clip.
     """
-
-    any_coordinates: ClassVar[bool] = True
 
     step_size: float = 0.1
     random_start: bool = False

@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -68,8 +68,6 @@ class DIM(MIFGSM):
     >>> outcome.violation.max() <= 1e-6
     tensor(True)
     """
-
-    any_coordinates: ClassVar[bool] = False  # its changes are those of positions
 
     probability: float = 0.5
     crop: float = 0.95

@@ -1,6 +1,7 @@
 """The fast gradient sign method (Goodfellow et al., 2015) on joint positions."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from funnybone.attacks.ball_steps import BallSteps
 from funnybone.attacks.base import register_attack
@@ -42,6 +43,8 @@ class FGSM(BallSteps):
     >>> int(outcome.steps.max()), int(outcome.queries.max()), int(outcome.gradients.max())
     (1, 2, 1)
     """
+
+    any_coordinates: ClassVar[bool] = True
 
     steps: int = field(default=1, init=False, repr=False)
     step_size: float = 1.0

@@ -34,7 +34,8 @@ class GradientAttack(Attack):
         of those that fell. Clips that are to fool another classifier need it: what only just fools one fools no other.
     """
 
-    # Whether what it does with iterates and gradients makes sense whatever their coordinates are: see AngleSearch.
+    # Whether what it does with iterates and gradients makes sense whatever their coordinates are, for AngleSearch. Each
+    # class says so for itself: one that is derived from it may look at positions.
     any_coordinates: ClassVar[bool] = False
 
     steps: int = 100

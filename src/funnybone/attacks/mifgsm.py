@@ -1,6 +1,7 @@
 """Momentum iterative FGSM (Dong et al., 2018) on joint positions."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -52,6 +53,8 @@ class MIFGSM(BallSteps):
     >>> outcome.violation.max() <= 1e-6
     tensor(True)
     """
+
+    any_coordinates: ClassVar[bool] = True
 
     steps: int = 10
     momentum: float = 1.0

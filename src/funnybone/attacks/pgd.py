@@ -1,6 +1,7 @@
 """Projected gradient descent (Madry et al., 2018) on joint positions."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from funnybone.attacks.ball_steps import BallSteps
 from funnybone.attacks.base import register_attack
@@ -39,6 +40,8 @@ class PGD(BallSteps):
     >>> outcome.violation.max() <= 1e-6
     tensor(True)
     """
+
+    any_coordinates: ClassVar[bool] = True
 
     steps: int = 40
     step_size: float = 0.1

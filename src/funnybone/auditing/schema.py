@@ -67,13 +67,13 @@ class AttackResult(Model):
     queries_median: float | None
     steps_median: float | None
     position_m: float | None  # mean joint displacement, metres (in data.unit where that is another)
-    max_position_m: float | None  # the mean over clips of the largest displacement of a joint in a frame
-    velocity: float | None  # mean deviation, in the unit of the data / s
+    max_position_m: float | None = None  # the mean over clips of the largest displacement of a joint in a frame
+    velocity: float | None = None  # mean deviation, in the unit of the data / s
     acceleration: float | None  # mean deviation, in the unit of the data / s^2
-    jerk: float | None  # mean deviation, in the unit of the data / s^3
+    jerk: float | None = None  # mean deviation, in the unit of the data / s^3
     joint_angle_acceleration: float | None  # mean deviation, rad/s^2
     bone_length_change: float | None  # mean relative change
-    npss: float | None  # distance between the power spectra of the motions
+    npss: float | None = None  # distance between the power spectra of the motions
     on_manifold_rate: Rate | None  # null unless the suite judged the manifold
     max_violation: float  # of the threat model, over everything returned
     zero_gradients: int  # clips whose gradient vanished: masking, not robustness

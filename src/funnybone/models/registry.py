@@ -120,7 +120,7 @@ class Model(nn.Module, ABC):
             raise DataError(f"input has {persons} person slots", hint=f"{hint}; fill absent persons with zeros")
         if frames < 1:
             raise DataError("input has no frames", hint=hint)
-        own = next(self.parameters()).dtype
+        own = next((parameter.dtype for parameter in self.parameters()), xyz.dtype)
         if xyz.dtype != own and not torch.is_autocast_enabled(xyz.device.type):
             raise DataError(f"input is {xyz.dtype}, the network {own}", hint=f"convert one of them, xyz.to({own})")
         if present is not None and (present.dtype != torch.bool or present.shape != xyz.shape[:3]):

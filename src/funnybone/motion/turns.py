@@ -30,13 +30,14 @@ def turns(skeleton: Skeleton) -> tuple[str, ...]:
     return (*(skeleton.joints[joint] for joint in carrying), *own)
 
 
-def carried(skeleton: Skeleton) -> list[list[bool]]:
-    """Return for each rotation, in the order of `turns`, which joints it moves.
+@lru_cache(maxsize=64)
+def carried(skeleton: Skeleton) -> tuple[tuple[bool, ...], ...]:
+    """Return for each rotation, in the order of `turns`, which joints it moves; it is remembered.
 
     Examples
     --------
     >>> carried(Skeleton("arm", ("shoulder", "elbow", "wrist"), (-1, 0, 1)))
-    [[False, True, True], [False, False, True]]
+    ((False, True, True), (False, False, True))
     """
     carrying, shared = _rotated(skeleton)
     own = {joint: {joint} for joint in range(len(skeleton.joints))}  # with all that hang on it
@@ -44,7 +45,7 @@ def carried(skeleton: Skeleton) -> list[list[bool]]:
         if skeleton.parents[joint] >= 0:
             own[skeleton.parents[joint]] |= own[joint]
     moved = [*(own[joint] - {joint} for joint in carrying), *(own[child] for child in shared)]
-    return [[joint in those for joint in own] for those in moved]
+    return tuple(tuple(joint in those for joint in own) for those in moved)
 
 
 def _rotated(skeleton: Skeleton) -> tuple[list[int], list[int]]:

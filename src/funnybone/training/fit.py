@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from funnybone.clips import Clips
 from funnybone.errors import DataError
 from funnybone.models import Fused, Model, Preprocess, Recipe, WeightsRecord, check_streams, recipe_for, shown
+from funnybone.models.layers import present_of
 from funnybone.models.recipe import settings_of
 from funnybone.models.registry import option_names
 from funnybone.models.streams import fusion_weights
@@ -154,8 +155,14 @@ class _Showing:
     def __init__(self, preprocess: Preprocess, stream: str, clips: Clips) -> None:
         self.preprocess, self.stream, self.skeleton = preprocess, stream, clips.skeleton
 
-    def __call__(self, xyz: Tensor) -> Tensor:
-        return shown(self.stream, self.preprocess(xyz), self.skeleton)
+    def __call__(self, xyz: Tensor) -> tuple[Tensor, Tensor]:
+        """What of each clip is shown, and who is there when: a stream of motion does not tell who stands still."""
+        positions = self.preprocess(xyz)
+        return shown(self.stream, positions, self.skeleton), present_of(positions)
+
+    def answering(self, module: Model) -> Model:
+        """The network as it answers to preprocessed positions."""
+        return module if self.stream == "joint" else Fused({self.stream: module})
 
 
 def _fit(
@@ -200,7 +207,9 @@ def _fit(
                     last = state.epochs[-1] if state.epochs else None
                     progress(Progress(show.stream, epoch, epochs, step + 1, steps, loss, last))
         judged = (epoch + 1) / epochs > objective.judged_from
-        found = measure(module, validation, show) if judged and validation is not None else None
+        found = None
+        if judged and validation is not None:
+            found = measure(show.answering(module), validation, show.preprocess)
         done = Epoch(
             epoch=epoch + 1,
             learning_rate=recipe.learning_rate((epoch + 1) / epochs),
@@ -233,7 +242,7 @@ def _step(
     progress: float,
 ) -> float:
     """One optimiser step; return its loss."""
-    xyz = show(varied(clips.xyz, recipe, clips.up, clips.skeleton, generator))
+    xyz, present = show(varied(clips.xyz, recipe, clips.up, clips.skeleton, generator))
     # Each process takes its share of the batch. One that is left without looks at the first clip, which counts nothing:
     # all must have the same gradients and buffers to average.
     own = range(place.rank, len(clips), place.ranks)
@@ -242,7 +251,7 @@ def _step(
     state.optimiser.zero_grad()
     with _agreed(state, place, share):
         with place.autocast():
-            loss = state.objective(state.module, xyz[rows], clips.labels[rows], progress)
+            loss = state.objective(state.module, xyz[rows], clips.labels[rows], progress, present[rows])
         loss.backward()
     parameters = [parameter for group in state.optimiser.param_groups for parameter in group["params"]]
     place.average([parameter.grad for parameter in parameters if parameter.grad is not None], share)

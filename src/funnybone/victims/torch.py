@@ -125,7 +125,7 @@ class TorchVictim(Victim):
             return self._compiled(xyz)
         except torch._dynamo.exc.TorchDynamoException as error:
             raise DataError(
-                f"victim {self.name!r} cannot be compiled: {str(error).splitlines()[0]}",
+                f"victim {self.name!r} cannot be compiled: {(str(error).splitlines() or [type(error).__name__])[0]}",
                 hint="torch.compile needs a C++ compiler, such as g++; leave compile out where there is none",
             ) from error
 
