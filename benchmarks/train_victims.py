@@ -17,7 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from funnybone.metrics.intervals import wilson
-from funnybone.models import models
+from funnybone.models import models, recipe_for
+from funnybone.models.recipe import settings_of
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "victims.json"
@@ -81,7 +82,8 @@ def collect(folder):
                     "n": n,
                     "trained_on": first["data"]["n"],
                     "held_out_to_choose_the_epoch": first["selection"]["n"],
-                    "options": OTHERWISE.get((data, model), []),
+                    "streams": list(first["streams"]),
+                    "otherwise_than_the_recipe": _changes(model, first["recipe"]),
                     "epochs_kept": {seed: one["selection"]["epochs"] for seed, one in said.items()},
                     "accuracy": accuracies,
                     "mean": statistics.mean(accuracies.values()),
@@ -89,6 +91,12 @@ def collect(folder):
                 }
             )
     return rows
+
+
+def _changes(model, recipe):
+    """The settings that a training had, where its family's recipe says otherwise."""
+    own = json.loads(json.dumps(settings_of(recipe_for(model))))
+    return {key: value for key, value in recipe.items() if value != own.get(key)}
 
 
 def table(rows):
@@ -109,10 +117,11 @@ def table(rows):
 
 def _cell(row):
     low, high = row["ci95_of_the_first_seed"]
+    streams = "" if row["streams"] == ["joint"] else f" ({', '.join(row['streams'])})"
     values = [100 * value for value in row["accuracy"].values()]
     if len(values) == 1:
-        return f"{values[0]:.1f} [{100 * low:.1f}, {100 * high:.1f}], n={row['n']}"
-    return f"{statistics.mean(values):.1f} ({', '.join(f'{value:.1f}' for value in values)}), n={row['n']}"
+        return f"{values[0]:.1f} [{100 * low:.1f}, {100 * high:.1f}], n={row['n']}{streams}"
+    return f"{statistics.mean(values):.1f} ({', '.join(f'{value:.1f}' for value in values)}), n={row['n']}{streams}"
 
 
 def main():
