@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import funnybone as fb
+from funnybone.auditing import create_suite
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -36,3 +39,14 @@ def test_victims_are_compared(tmp_path):
 @pytest.mark.parametrize("script", ["quick_suite", "smart_goals", "train_victims"])
 def test_long_ones_start(script):
     assert "usage" in run(script, "--help")
+
+
+def test_the_quick_suite_and_smart_are_as_was_chosen():
+    found = json.loads((BENCHMARKS / "results" / "quick_suite.json").read_text())
+    entries = {(entry.attack.name, repr(entry.threat)): entry.attack for entry in create_suite("quick").entries}
+    for attack in found["attacks"]:
+        chosen = next(dict(row) for row in attack["candidates"] if row["chosen"])
+        ours = entries[attack["attack"], attack["threat"].replace("None", "Unbounded()")]
+        assert (ours.steps, ours.step_size) == (chosen["steps"], chosen["step_size"])
+    scales = next(row["scales"] for row in found["beside_pgd"]["candidates"] if row["chosen"])
+    assert fb.create_attack("smart").scales == tuple(scales)
