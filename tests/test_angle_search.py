@@ -98,7 +98,7 @@ def test_a_turn_moves_what_hangs_on_it(skeleton):
         (Mask(persons=(1,)), lambda delta: delta[:, 0]),
         (Mask(joints=("left_wrist",)), lambda delta: delta[..., [*range(9), *range(10, 17)], :]),
     ],
-    ids=str,
+    ids=["frames", "persons", "joints"],
 )
 def test_what_is_masked_stays_to_the_last_digit(mask, still):
     clips = random_clips(4, persons=2, skeleton=COCO17)
