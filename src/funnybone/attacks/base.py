@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 from torch import Tensor
 
 import funnybone
@@ -208,7 +208,7 @@ class Attack(ABC):
             provenance=self.provenance(victim, clips, goal, threat, **how) | self.notes(success, traces),
         )
 
-    def notes(self, success: Bool[Tensor, " N"], traces: Sequence[tuple[Int[Tensor, " B"], Trace]]) -> dict[str, Any]:
+    def notes(self, success: Bool[Tensor, " N"], traces: Sequence[tuple[Tensor, Trace]]) -> dict[str, Any]:
         """Return what else an outcome's provenance is to say; nothing, unless an attack has its own.
 
         Parameters

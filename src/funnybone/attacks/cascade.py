@@ -122,7 +122,7 @@ class Cascade(Attack):
         """The most that a stage needs, and scores at least: by these the cascade compares what stages hand back."""
         return max(("scores", *(attack.access for attack in self.attacks())), key=LEVELS.index)
 
-    def notes(self, success: Bool[Tensor, " N"], traces: Sequence[tuple[Int[Tensor, " B"], Trace]]) -> dict[str, Any]:
+    def notes(self, success: Bool[Tensor, " N"], traces: Sequence[tuple[Tensor, Trace]]) -> dict[str, Any]:
         """Return ``felled_by`` and ``left_out``."""
         by = torch.full((len(success),), -1)
         refused: dict[str, str] = {}
