@@ -141,7 +141,7 @@ class Turned(Problem):
         if not bool(outside.any()):
             return xyz
         part = cast(Turned, self.keep(outside))
-        return xyz.index_put((outside,), part._returned(xyz[outside], there[outside]))
+        return xyz.index_put((outside,), part._returned(there[outside]))
 
     def _allowed(self, xyz: Tensor) -> Tensor:
         """Without turns that are not to be made, or too far."""
@@ -149,7 +149,7 @@ class Turned(Problem):
         angle = torch.linalg.vector_norm(xyz[..., 1:, :], dim=-1, keepdim=True)
         return torch.cat([xyz[..., :1, :], xyz[..., 1:, :] * (self.slack / angle.clamp(min=self.slack))], -2)
 
-    def _returned(self, xyz: Tensor, there: Tensor) -> Tensor:
+    def _returned(self, there: Tensor) -> Tensor:
         """Turned to point into the threat model, and back towards the clean clip where that is not enough."""
         clean, motion = self.clips.xyz, self.motion
         aim = self.threat.project(clean, torch.where(self.clips.valid[..., None, None], there, clean))

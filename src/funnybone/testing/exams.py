@@ -1,6 +1,5 @@
 """The exams of attacks and of defenses."""
 
-import contextlib
 import dataclasses
 import inspect
 import tempfile
@@ -64,8 +63,11 @@ def check_attack(attack: Attack, *, threat: Threat | None = None) -> None:
     assert bool(first.success.any()), "no clip fell although the border is near"
 
     for other in (threat & BoneLength(0.05), threat & Mask(joints=(0, 1, 2))):
-        with contextlib.suppress(DataError):  # it may say that it cannot
-            _check_truth(attack, victim, clips, other, attack(victim, clips, threat=other))
+        try:
+            outcome = attack(victim, clips, threat=other)
+        except DataError:  # it may say that it cannot
+            continue
+        _check_truth(attack, victim, clips, other, outcome)
     _check_truth(attack, victim, clips, threat, attack(victim, clips, threat=threat, goal=Specified(1)), Specified(1))
 
     budget = 3
