@@ -23,6 +23,7 @@ from funnybone.auditing.plan import choose
 from funnybone.auditing.schema import DEVIATIONS
 from funnybone.metrics import deviations
 from funnybone.metrics.intervals import wilson
+from funnybone.motion.placing import laid_over
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "smart.json"
@@ -109,25 +110,9 @@ def performances(clips):
         return None
     first, second = (list(side) for side in zip(*pairs, strict=True))
     paired = dataclasses.replace(clips[first], valid=clips.valid[first] & clips.valid[second])
-    found = deviations(paired, laid_over(clips.xyz[second], paired))
+    found = deviations(paired, laid_over(clips.xyz[second], paired.xyz, paired.valid, paired.up))
     kept = {name: found[name][~found[name].isnan()] for name in DEVIATIONS}
     return {"n": len(pairs), **{name: float(values.mean()) for name, values in kept.items() if len(values)}}
-
-
-def laid_over(xyz, clips):
-    """Clips moved and turned about the vertical to lie as near as they can to others (least squares)."""
-    valid = clips.valid[..., None, None]
-    count = valid.sum((1, 2), keepdim=True) * xyz.shape[3]
-    means = [torch.where(valid, part, 0).sum((1, 2, 3), keepdim=True) / count for part in (xyz, clips.xyz)]
-    moving, fixed = (torch.where(valid, part - mean, 0) for part, mean in zip((xyz, clips.xyz), means, strict=True))
-    a, b = (axis for axis, name in enumerate("xyz") if name != clips.up)
-    cosine = (moving[..., a] * fixed[..., a] + moving[..., b] * fixed[..., b]).sum((1, 2, 3))
-    sine = (moving[..., a] * fixed[..., b] - moving[..., b] * fixed[..., a]).sum((1, 2, 3))
-    angle = torch.atan2(sine, cosine)[:, None, None, None]
-    turned = moving.clone()
-    turned[..., a] = moving[..., a] * angle.cos() - moving[..., b] * angle.sin()
-    turned[..., b] = moving[..., a] * angle.sin() + moving[..., b] * angle.cos()
-    return torch.where(valid, turned + means[1], 0)
 
 
 def name_of(cell):

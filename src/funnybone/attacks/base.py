@@ -18,6 +18,7 @@ from funnybone.clips import Clips
 from funnybone.errors import DataError
 from funnybone.goals import AnythingBut, Goal
 from funnybone.metrics.deviations import deviations
+from funnybone.metrics.natural import NaturalMotion
 from funnybone.outcome import Outcome
 from funnybone.registry import Registry
 from funnybone.settings import build
@@ -86,6 +87,8 @@ class Attack(ABC):
         *,
         goal: Goal | None = None,
         threat: Threat | None = None,
+        natural: NaturalMotion | None = None,
+        starts: Clips | None = None,
         generator: torch.Generator | None = None,
         budget: int | None = None,
         draws: int | None = None,
@@ -105,6 +108,11 @@ class Attack(ABC):
             `AnythingBut` by default.
         threat : Threat, optional
             Where the clips must stay; unbounded by default.
+        natural : NaturalMotion, optional
+            What recorded motion keeps to (`fb.metrics.learn_natural_motion`): joint limits for attacks that keep them,
+            and the test that ``distances["on_manifold"]`` tells the result of.
+        starts : Clips, optional
+            Motions that the attacker has, for attacks that start from another one; the clips themselves by default.
         generator : torch.Generator, optional
             The only source of chance; seeded with 0 by default.
         budget : int, optional
@@ -169,6 +177,8 @@ class Attack(ABC):
                     chance=chance[rows].to(victim.device),
                     draws=draws,
                     precision=precision,
+                    natural=natural.to(victim.device) if natural else None,
+                    starts=(clips if starts is None else starts).to(victim.device),
                 )
 
                 def tell(more: int, won: int, _: int, done: int = done, successes: int = successes) -> None:
@@ -204,7 +214,7 @@ class Attack(ABC):
             reference=reference,
             violation=violation,
             zero_gradient=zero,
-            distances=deviations(clips, xyz),
+            distances=deviations(clips, xyz) | ({"on_manifold": natural.holds(adversarial).float()} if natural else {}),
             provenance=self.provenance(victim, clips, goal, threat, **how) | self.notes(success, traces),
         )
 

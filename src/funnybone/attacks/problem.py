@@ -14,9 +14,14 @@ from funnybone.attacks.losses import Objective
 from funnybone.chance import Chance
 from funnybone.clips import Clips
 from funnybone.goals import Goal
+from funnybone.metrics.natural import NaturalMotion
 from funnybone.threat.base import Threat
 
 Precision = Literal["fp32", "bf16"]
+
+# Positions that a victim is asked about at once, where one clip asks about many: what fits into a processor's cache
+# is fastest there.
+BATCH = {"cpu": 16, "cuda": 512}
 
 # Told after every step: clips done, of those successful, clips in all.
 Progress = Callable[[int, int, int], None]
@@ -48,6 +53,10 @@ class Problem:
         Answers that stand for one, of a victim whose answers differ.
     precision : {"fp32", "bf16"}
         What gradients are searched with; `confirm` asks again in float32.
+    natural : NaturalMotion, optional
+        What recorded motion keeps to, if the attacker knows.
+    starts : Clips, optional
+        Motions that the attacker has, to start from.
     state : dict of str to Tensor
         What an attack remembers of each clip (momenta, multipliers): N first, so that it follows the clips.
     """
@@ -61,6 +70,8 @@ class Problem:
     chance: Chance
     draws: int = 1
     precision: Precision = "fp32"
+    natural: NaturalMotion | None = None
+    starts: Clips | None = None
     state: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -87,6 +98,12 @@ class Problem:
         """Return clips inside the threat model, untouched where not valid."""
         xyz = torch.where(self.movable & torch.isfinite(xyz), xyz, self.clean)
         return self.threat.project(self.clean, xyz)
+
+    def constrain_some(self, xyz: Float[Tensor, "B M T V C"], owner: Int[Tensor, " B"]) -> Float[Tensor, "B M T V C"]:
+        """Return positions inside the threat model; ``owner`` says which clip of the problem each was made from."""
+        clean = self.clean[owner]
+        xyz = torch.where(self.movable[owner] & torch.isfinite(xyz), xyz, clean)
+        return self.threat.project(clean, xyz)
 
     def gradient(
         self, xyz: Float[Tensor, "N M T V C"], objective: Objective | None = None
@@ -122,6 +139,16 @@ class Problem:
             mean = self._added(mean, self._said(logits), objective(logits, self.reference))
         logits, loss = mean
         return logits, loss
+
+    def predicted(self, xyz: Float[Tensor, "B M T V C"], owner: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
+        """Return the predicted class of some positions; ``owner`` says which clip of the problem each was made from.
+
+        Of a victim whose answers differ, the most frequent of ``draws`` answers.
+        """
+        size = BATCH.get(xyz.device.type, 16)
+        batches = list(zip(xyz.split(size), self.rows[owner].split(size), strict=True))
+        answers = [torch.cat([self.victim.labels(*batch) for batch in batches]) for _ in range(self.draws)]
+        return torch.stack(answers).mode(0).values
 
     def can_ask(self) -> Bool[Tensor, " N"]:
         """Whether the budget of each clip allows another question."""

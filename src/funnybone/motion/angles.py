@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from funnybone.errors import DataError
@@ -54,6 +54,11 @@ class AngleMotion:
         """Return the angles of each frame in one row, D = M * J * 3: persons, rotations, axes."""
         return self.theta.transpose(1, 2).flatten(2)
 
+    def __getitem__(self, rows: Int[Tensor, " K"] | Bool[Tensor, " N"]) -> "AngleMotion":
+        """Return some of the clips."""
+        chosen = {key: getattr(self, key)[rows] for key in ("root", "theta", "lengths", "facing", "valid")}
+        return replace(self, **chosen, rest=self.rest if self.rest.ndim == 2 else self.rest[rows])
+
     def with_flat(self, theta: Float[Tensor, "N T D"]) -> "AngleMotion":
         """Return the motion with other angles, given as `flat` gives them."""
         n, m, t, j, _ = self.theta.shape
@@ -99,16 +104,20 @@ def to_angles(
     valid: Bool[Tensor, "N M T"],
     skeleton: Skeleton,
     rest: Float[Tensor, "B 3"],
+    *,
+    breathing: bool = False,
+    facing: Float[Tensor, "N M 3 3"] | None = None,
 ) -> AngleMotion:
     """Return clips in joint angles: inverse kinematics without iterations, differentiable, in float64 inside.
 
-    A bone gets its median length over the valid frames. From the root outwards, a joint that carries one bone is turned
-    by the shortest rotation that points the bone at where the next joint was recorded, without a twist; one that
-    carries several by the rotation that brings them all nearest to where they were (`nearest_rotation`), and then each
-    of the bones by the shortest that is left. Clips whose bones keep their length come back exactly; where bones
-    breathe, as in recordings of depth cameras, each joint comes to the point nearest to it that its bone reaches from
-    where the joint before it is now, and `residual` says how far that is. Rotation vectors are continuous over
-    time as far as motion is (`unwrapped`).
+    A bone gets its median length over the valid frames, or with ``breathing`` the length that it has in each. From the
+    root outwards, a joint that carries one bone is turned by the shortest rotation that points the bone at where the
+    next joint was recorded, without a twist; one that carries several by the rotation that brings them all nearest to
+    where they were (`nearest_rotation`), and then each of the bones by the shortest that is left. Clips whose bones
+    keep their length come back exactly; where bones breathe, as in recordings of depth cameras, each joint comes to the
+    point nearest to it that its bone reaches from where the joint before it is now, and `residual` says how far that
+    is; with ``breathing`` they come back exactly, too. Rotation vectors are continuous over time as far as motion is
+    (`unwrapped`).
 
     Bones without length are looked through: a joint is turned to fit the bone that follows on one. Where a bone points
     opposite to how it rests, the shortest rotation is one of many, and jumps from one to the other.
@@ -123,6 +132,10 @@ def to_angles(
         The joints.
     rest : Float[Tensor, "B 3"]
         What angles are counted from (`funnybone.motion.rest.rest_pose`): angles compare only over one rest pose.
+    breathing : bool
+        Let bones keep the length of each frame, so that L of ``lengths`` is T.
+    facing : Float[Tensor, "N M 3 3"], optional
+        What the root's rotation is counted from, to compare clips; each clip's own by default.
 
     Examples
     --------
@@ -147,15 +160,10 @@ def to_angles(
             f"joint angles: the rest pose has {len(rest)} bones, skeleton {skeleton.name!r} {len(skeleton.bones)}",
             hint="give the rest pose of this skeleton",
         )
-    wide, way = xyz.double(), walk(skeleton, xyz.device)
-    body = Body.of(rest, _median_lengths(wide, valid, skeleton))
-    facing = torch.eye(3, dtype=wide.dtype, device=wide.device).expand(*valid.shape[:2], 1, 1, 3, 3)
-    if way.levels:
-        middle = (2 * valid.cumsum(-1) >= valid.sum(-1, keepdim=True)).to(torch.uint8).argmax(-1)
-        pose = wide.take_along_dim(middle[..., None, None, None], 2)
-        root = pose[..., [skeleton.root] * len(way.levels[0].ends), :]
-        facing, _ = aligned(way.levels[0], body, pose, root, facing)
-    facing = facing[:, :, 0, 0]
+    wide = xyz.double()
+    lengths = _lengths(wide, valid, skeleton, breathing)
+    facing = _facing(wide, lengths, valid, skeleton, rest) if facing is None else facing.double()
+    body = Body.of(rest, lengths)
     theta = rotvec(_turned(wide, body, facing, skeleton)).transpose(2, 3)
     theta = unwrapped(theta, _for_each(theta, valid)).transpose(2, 3)
     there = valid.any(-1)[..., None, None]
@@ -251,6 +259,19 @@ def residual(motion: AngleMotion, xyz: Float[Tensor, "N M T V 3"]) -> Float[Tens
     return torch.where(valid, distance, 0).flatten(1).sum(1) / valid.flatten(1).sum(1)
 
 
+def _facing(wide: Tensor, lengths: Tensor, valid: Tensor, skeleton: Skeleton, rest: Tensor) -> Tensor:
+    """How the root is turned in the middle one of the valid frames, (N, M, 3, 3)."""
+    way, eye = walk(skeleton, wide.device), torch.eye(3, dtype=wide.dtype, device=wide.device)
+    start = eye.expand(*valid.shape[:2], 1, 1, 3, 3)
+    if not way.levels:
+        return start[:, :, 0, 0]
+    middle = (2 * valid.cumsum(-1) >= valid.sum(-1, keepdim=True)).to(torch.uint8).argmax(-1)[..., None, None]
+    pose = wide.take_along_dim(middle[..., None], 2)
+    body = Body.of(rest, lengths.take_along_dim(middle, 2) if lengths.shape[2] > 1 else lengths)
+    root = pose[..., [skeleton.root] * len(way.levels[0].ends), :]
+    return aligned(way.levels[0], body, pose, root, start)[0][:, :, 0, 0]
+
+
 def _turned(wide: Tensor, body: Body, facing: Tensor, skeleton: Skeleton, guide: Tensor | None = None) -> Tensor:
     """The matrices (N, M, T, J, 3, 3) that turn joints and bones to where they were recorded."""
     way = walk(skeleton, wide.device)
@@ -274,9 +295,12 @@ def _for_each(theta: Tensor, valid: Tensor) -> Tensor:
     return valid[:, :, None].expand(theta.shape[:-1])
 
 
-def _median_lengths(xyz: Tensor, valid: Tensor, skeleton: Skeleton) -> Tensor:
-    """The median length (N, M, 1, B) of each bone over the valid frames; zero where a person is absent."""
+def _lengths(xyz: Tensor, valid: Tensor, skeleton: Skeleton, breathing: bool) -> Tensor:
+    """The length (N, M, L, B) of each bone: in each frame, or its median over the valid ones; zero without a person."""
     child, parent = ([bone[end] for bone in skeleton.bones] for end in (0, 1))
     lengths = torch.linalg.vector_norm(xyz[..., child, :] - xyz[..., parent, :], dim=-1)
-    lengths = torch.where(valid[..., None], lengths, torch.nan).nanmedian(2, keepdim=True).values
+    if breathing:
+        lengths = held(lengths, valid)
+    else:
+        lengths = torch.where(valid[..., None], lengths, torch.nan).nanmedian(2, keepdim=True).values
     return torch.where(valid.any(-1)[..., None, None], lengths, 0)

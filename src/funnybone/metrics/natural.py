@@ -1,0 +1,273 @@
+"""Whether a clip is natural motion: figures of a single clip, held against those of recorded ones."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from funnybone.clips import Clips
+from funnybone.errors import DataError
+from funnybone.metrics.deviations import masked_mean
+from funnybone.motion.angles import AngleMotion, to_angles
+from funnybone.motion.dynamics import derivative, stencil
+from funnybone.motion.limits import JointLimits, limits_of
+from funnybone.motion.rest import rest_pose
+from funnybone.skeletons import Skeleton
+
+FORMAT = 1
+FIGURES = (
+    "bone_change",
+    "beyond_limits",
+    "speed",
+    "mean_acceleration",
+    "largest_acceleration",
+    "mean_jerk",
+    "largest_jerk",
+    "trembling",
+)
+FALSE_ALARMS = 0.05
+FOLDS = 5
+RIGID = 1e-3  # a bone of 40 cm changes by 0.4 mm: simulated bodies are as rigid as rounding lets them be
+STILL = 0.01  # m/s: nobody stands stiller
+SHORT = 0.01  # m: changes of shorter bones are measured against this
+MOST = 4000  # clips to learn from; of more, evenly chosen ones say the same
+
+
+@dataclass(frozen=True, eq=False)
+class NaturalMotion:
+    """What recorded motion keeps to: the test that the on-manifold rate counts, and a detector by itself.
+
+    A clip is natural when none of its figures is above a threshold:
+
+    - ``bone_change``: of the bone that changes most, the root mean square change, as a share of its median length;
+    - ``beyond_limits`` (rad): by how much the angle that is farthest beyond its limit is so, mean over frames;
+    - ``speed`` (m/s): of the fastest joint in the fastest frame;
+    - ``mean_acceleration``, ``largest_acceleration`` (m/s^2), ``mean_jerk``, ``largest_jerk`` (m/s^3): over joints and
+      frames;
+    - ``trembling`` (1/s^2): mean jerk for the mean speed, high where a body trembles, however slowly it moves.
+
+    All are figures of the clip alone; nothing is compared with the clip that it was made from.
+
+    Parameters
+    ----------
+    limits : JointLimits
+        How far joints turn.
+    thresholds : Float[Tensor, "K"]
+        One for each of the figures, in their order.
+    false_alarms : float
+        Share of new clips of the same kind that the thresholds were set to flag at most.
+    clips : int
+        Clips that it was learned from.
+    flagged : int
+        How many of them are flagged, when joint limits are learned from the others.
+    frames : int
+        Their length: resampling smooths, so that clips of another length do not compare.
+    name : str
+        The data that it was learned from.
+    """
+
+    limits: JointLimits
+    thresholds: Float[Tensor, " K"]
+    false_alarms: float
+    clips: int
+    flagged: int
+    frames: int
+    name: str
+
+    def figures(self, clips: Clips) -> Float[Tensor, "N K"]:
+        """Return the figures of each clip, in the order of ``FIGURES``."""
+        if clips.xyz.shape[2] != self.frames:
+            raise DataError(
+                f"{clips.name}: clips of {clips.xyz.shape[2]} frames, natural motion was learned from {self.frames}",
+                hint="learn it from clips of the same length",
+            )
+        motion = self.limits.angles(clips)
+        return _figures(clips, self.limits, motion)
+
+    def holds(self, clips: Clips) -> Bool[Tensor, " N"]:
+        """Return which clips are natural motion."""
+        return (self.figures(clips) <= self.thresholds.to(clips.xyz.device)).all(1)
+
+    def to(self, device: torch.device | str) -> "NaturalMotion":
+        """Return the same on a device."""
+        return replace(self, limits=self.limits.to(device), thresholds=self.thresholds.to(device))
+
+    def save(self, path: str | Path) -> None:
+        """Write it as one safetensors file."""
+        record = {key: getattr(self, key) for key in ("false_alarms", "clips", "flagged", "frames", "name")}
+        record |= {"format": FORMAT, "figures": FIGURES, "skeleton": vars(self.limits.skeleton)}
+        tensors = {key: getattr(self.limits, key).cpu().contiguous() for key in ("lower", "upper", "rest")}
+        tensors["thresholds"] = self.thresholds.cpu().contiguous()
+        Path(path).write_bytes(save(tensors, {"natural_motion": json.dumps(record, sort_keys=True)}))
+
+
+def on_manifold_rate(clips: Clips, natural: NaturalMotion) -> float:
+    """Return the share of clips that are natural motion, as `NaturalMotion.holds` says it of each.
+
+    Clean clips have about ``1 - natural.false_alarms``, which is what the rate of an attack stands beside.
+
+    Examples
+    --------
+    >>> import funnybone as fb
+    >>> clips = fb.load_data("synthetic", split="train")[:40]
+    >>> natural = learn_natural_motion(clips)
+    >>> on_manifold_rate(clips, natural) >= 0.9
+    True
+    >>> on_manifold_rate(clips.with_xyz(clips.xyz + 0.01 * torch.randn(clips.xyz.shape)), natural)
+    0.0
+    """
+    return float(natural.holds(clips).double().mean())
+
+
+def learn_natural_motion(
+    clips: Clips, *, false_alarms: float = FALSE_ALARMS, share: float = 1e-3, margin: float = 0.1
+) -> NaturalMotion:
+    """Return what recorded clips keep to.
+
+    Thresholds are ranks: each figure may be as large as in all but so many of the clips, the same number for each
+    figure, and that number is the largest with which at most a share ``false_alarms`` of the clips has any figure above
+    its threshold. Whether angles are beyond limits is seen in clips that the limits were not learned from: those of
+    some subjects at a time, where there are subjects.
+
+    Parameters
+    ----------
+    clips : Clips
+        Training clips, never those that are tested.
+    false_alarms : float
+        Largest share of clips like these that shall be flagged. People who were not recorded may move otherwise:
+        measure it on theirs.
+    share, margin : float
+        As for `funnybone.motion.limits.learn_limits`.
+
+    Raises
+    ------
+    DataError
+        For fewer than two clips, clips in two dimensions, or a share that is none.
+    """
+    if clips.xyz.shape[-1] != 3:
+        raise DataError(f"{clips.name}: joints have two coordinates", hint="natural motion is learned in three")
+    if len(clips) < 2:
+        raise DataError(f"{clips.name}: {len(clips)} clip", hint="natural motion is learned from several")
+    if not 0 <= false_alarms < 1:
+        raise DataError(f"false alarms are {false_alarms}", hint="give a share below 1")
+    clips = clips[:: -(-len(clips) // MOST)]
+    rest = rest_pose(clips.xyz, clips.valid, clips.skeleton)
+    motion = to_angles(clips.xyz, clips.valid, clips.skeleton, rest)
+    figures = clips.xyz.new_zeros(len(clips), len(FIGURES))
+    for fold in _folds(clips):
+        others = limits_of(motion, clips.valid & ~fold[:, None, None], share, margin)
+        figures = torch.where(fold[:, None], _figures(clips, others, motion), figures)
+    ranked = figures.sort(0).values
+    # How many clips have a figure at least as large, of the figure in which a clip stands out most.
+    worst = (len(clips) - torch.searchsorted(ranked.mT.contiguous(), figures.mT.contiguous()).mT).amin(1)
+    flagged = int(false_alarms * (len(clips) + 1))
+    beside = int(worst.sort().values[flagged]) if flagged < len(clips) else len(clips)
+    thresholds = ranked[len(clips) - beside]
+    rigid = FIGURES.index("bone_change")
+    thresholds[rigid] = thresholds[rigid].clamp(min=RIGID)
+    return NaturalMotion(
+        limits=limits_of(motion, clips.valid, share, margin),
+        thresholds=thresholds,
+        false_alarms=false_alarms,
+        clips=len(clips),
+        flagged=int((figures > thresholds).any(1).sum()),
+        frames=clips.xyz.shape[2],
+        name=clips.name,
+    )
+
+
+def load_natural_motion(path: str | Path) -> NaturalMotion:
+    """Read what `NaturalMotion.save` wrote.
+
+    Raises
+    ------
+    DataError
+        When the file is missing, cut or not of this kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file", hint="write one with 'funnybone data natural'")
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a dict
+            record = json.loads((file.metadata() or {})["natural_motion"])
+        return _from_parts(tensors, record)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path}: not a file of natural motion ({error})", hint="write one with 'funnybone data natural'"
+        ) from None
+
+
+def _from_parts(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> NaturalMotion:
+    if record["format"] != FORMAT or tuple(record["figures"]) != FIGURES:
+        raise DataError("another version wrote it", hint="learn it anew")
+    if tuple(tensors["thresholds"].shape) != (len(FIGURES),):
+        raise DataError(f"it has {tuple(tensors['thresholds'].shape)} thresholds for {len(FIGURES)} figures")
+    skeleton = record["skeleton"]
+    skeleton = Skeleton(
+        skeleton["name"],
+        tuple(skeleton["joints"]),
+        tuple(skeleton["parents"]),
+        skeleton["centre"],
+        tuple((left, right) for left, right in skeleton["pairs"]),
+    )
+    limits = JointLimits(tensors["lower"].float(), tensors["upper"].float(), tensors["rest"].float(), skeleton)
+    return NaturalMotion(
+        limits=limits,
+        thresholds=tensors["thresholds"].float(),
+        false_alarms=float(record["false_alarms"]),
+        clips=int(record["clips"]),
+        flagged=int(record["flagged"]),
+        frames=int(record["frames"]),
+        name=str(record["name"]),
+    )
+
+
+def _figures(clips: Clips, limits: JointLimits, motion: AngleMotion) -> Tensor:
+    """The figures (N, K) of clips; those that a clip has too few frames for are zero."""
+    speed, acceleration, jerk = (
+        (torch.linalg.vector_norm(derivative(clips.xyz, clips.fps, order), dim=-1), stencil(clips.valid, order))
+        for order in (1, 2, 3)
+    )
+    means = [masked_mean(size, there[..., None]) for size, there in (speed, acceleration, jerk)]
+    largest = [torch.where(there[..., None], size, 0).amax((1, 2, 3)) for size, there in (speed, acceleration, jerk)]
+    found = {
+        "bone_change": _bone_change(clips),
+        "speed": largest[0],
+        "mean_acceleration": means[1],
+        "largest_acceleration": largest[1],
+        "mean_jerk": means[2],
+        "largest_jerk": largest[2],
+        "trembling": means[2] / means[0].clamp(min=STILL),
+        "beyond_limits": _beyond(limits, motion),
+    }
+    return torch.stack([found[name] for name in FIGURES], 1).nan_to_num(0)
+
+
+def _bone_change(clips: Clips) -> Tensor:
+    lengths = torch.where(clips.valid[..., None], clips.skeleton.bone_lengths(clips.xyz), torch.nan)
+    median = lengths.nanmedian(2, keepdim=True).values
+    change = ((lengths - median) / median.clamp(min=SHORT)).square().nanmean(2).sqrt()
+    return change.nan_to_num(0).amax((1, 2))
+
+
+def _beyond(limits: JointLimits, motion: AngleMotion) -> Tensor:
+    return masked_mean(limits.excess(motion).amax((-1, -2)), motion.valid)
+
+
+def _folds(clips: Clips) -> list[Bool[Tensor, " N"]]:
+    """The clips in up to five parts, no subject in two of them where there are several."""
+    subjects = clips.groups.get("subject", ())
+    names = sorted(set(subjects))
+    members = [names.index(name) for name in subjects] if len(names) > 1 else list(range(len(clips)))
+    part = torch.tensor(members, device=clips.xyz.device) % FOLDS
+    return [part == fold for fold in part.unique()]
