@@ -231,6 +231,11 @@ class Attack(ABC):
         return {}
 
     def _judge(self, victim: Victim, goal: Goal) -> None:
+        if goal.needs_scores and self.access == "labels":
+            raise DataError(
+                f"goal {goal.name} cannot be judged by labels, and attack {self.name} sees no more",
+                hint="choose goal ab or sa, or an attack that needs scores",
+            )
         if goal.needs_scores and not offers(victim, "scores"):
             raise DataError(
                 f"goal {goal.name} cannot be judged: victim {victim.name!r} offers {victim.access}",

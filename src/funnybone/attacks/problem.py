@@ -140,6 +140,20 @@ class Problem:
         logits, loss = mean
         return logits, loss
 
+    def scored(
+        self, xyz: Float[Tensor, "B M T V C"], owner: Int[Tensor, " B"], objective: Objective | None = None
+    ) -> tuple[Float[Tensor, "B K"], Float[Tensor, " B"]]:
+        """Return what `score` does for some positions; ``owner`` says which clip of the problem each was made from."""
+        objective = objective or self.goal.loss
+        size = BATCH.get(xyz.device.type, 16)
+        batches = list(zip(xyz.split(size), self.rows[owner].split(size), strict=True))
+        mean: tuple[Tensor, ...] = ()
+        for _ in range(self.draws):
+            logits = torch.cat([self.victim.scores(*batch) for batch in batches]).float()
+            mean = self._added(mean, self._said(logits), objective(logits, self.reference[owner]))
+        logits, loss = mean
+        return logits, loss
+
     def predicted(self, xyz: Float[Tensor, "B M T V C"], owner: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
         """Return the predicted class of some positions; ``owner`` says which clip of the problem each was made from.
 

@@ -31,9 +31,10 @@ class JointLimits:
         The joints.
     """
 
-    lower: Float[Tensor, "J 3"]
-    upper: Float[Tensor, "J 3"]
-    rest: Float[Tensor, "B 3"]
+    # Plain tensors: what comes from a file is checked below, in sentences.
+    lower: Tensor
+    upper: Tensor
+    rest: Tensor
     skeleton: Skeleton
 
     def __post_init__(self) -> None:

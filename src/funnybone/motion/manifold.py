@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -95,8 +96,8 @@ def project_angles(
         rows = (which == place).nonzero().flatten()
         factors = _factors(tuple(pattern.tolist()), float(weight), theta.device)
         aim, still = (part[rows].double().movedim(1, 0).reshape(t, -1) for part in (theta, clean))
-        ends = [bound[rows].reshape(-1) for bound in (low, high)]
-        found[rows] = _solved(aim, still, *ends, *factors).reshape(t, -1, d).movedim(0, 1).to(theta.dtype)
+        floor, ceiling = (bound[rows].reshape(-1) for bound in (low, high))
+        found[rows] = _solved(aim, still, floor, ceiling, factors).reshape(t, -1, d).movedim(0, 1).to(theta.dtype)
     return torch.minimum(torch.maximum(found, low[:, None].to(theta)), high[:, None].to(theta))
 
 
@@ -174,7 +175,9 @@ def project(
     """Return the natural motion nearest to clips, with the dynamics of clean ones and on their bones.
 
     Inverse kinematics from the clean pose, `project_angles`, and forward kinematics. The path of the root is kept to
-    the clean accelerations as angles are, and has no limits. Frames that are not valid are zero.
+    the clean accelerations as angles are, and has no limits. Frames that are not valid are zero. Angles that are read
+    back from the result may be a few hundredths of a radian beyond a limit: where a twist was cut off at one joint, it
+    shows at the next.
 
     Parameters
     ----------
@@ -207,9 +210,19 @@ def _path(motion: AngleMotion) -> Tensor:
     return torch.cat([motion.root, motion.theta.flatten(3)], -1)
 
 
+class _Factors(NamedTuple):
+    """What solves programmes of one length and weight, float64."""
+
+    dynamics: Tensor  # w D'D
+    inverse: Tensor  # of I + w D'D
+    damped: Tensor  # inverse of I + w D'D + rho I
+    reflect: Tensor  # 2 rho damped - I
+    rho: float
+
+
 @lru_cache(maxsize=64)
-def _factors(counted: tuple[bool, ...], weight: float, device: torch.device) -> tuple[Tensor, Tensor, Tensor, float]:
-    """For T - 2 accelerations that count or not: w D'D, and what solves by itself, what reflects, and by how much."""
+def _factors(counted: tuple[bool, ...], weight: float, device: torch.device) -> _Factors:
+    """Those for T - 2 accelerations that count or not."""
     t = len(counted) + 2
     with torch.inference_mode(False):
         eye = torch.eye(t, dtype=torch.float64, device=device)
@@ -217,24 +230,22 @@ def _factors(counted: tuple[bool, ...], weight: float, device: torch.device) -> 
         dynamics = weight * second.mT @ second
         # Eigenvalues of the whole matrix lie between 1 and 1 + 16 w; this step shrinks all of them alike.
         rho = math.sqrt(1 + 16 * weight)
-        return dynamics, torch.linalg.inv(eye + dynamics), torch.linalg.inv((1 + rho) * eye + dynamics), rho
+        damped = torch.linalg.inv((1 + rho) * eye + dynamics)
+        return _Factors(dynamics, torch.linalg.inv(eye + dynamics), damped, 2 * rho * damped - eye, rho)
 
 
-def _solved(
-    aim: Tensor, still: Tensor, low: Tensor, high: Tensor, dynamics: Tensor, inverse: Tensor, damped: Tensor, rho: float
-) -> Tensor:
+def _solved(aim: Tensor, still: Tensor, low: Tensor, high: Tensor, by: _Factors) -> Tensor:
     """The paths (T, P) that solve P programmes whose limits are (P,)."""
-    wanted = aim + dynamics @ still
-    found = inverse @ wanted
+    wanted = aim + by.dynamics @ still
+    found = by.inverse @ wanted
     bound = ((found < low) | (found > high)).any(0).nonzero().flatten()
-    if not len(bound) or rho == 1:  # without dynamics, frames do not meet
+    if not len(bound) or by.rho == 1:  # without dynamics, frames do not meet
         return found.clamp(low, high)
-    steps = math.ceil(math.log(ACCURACY) / math.log((rho - 1) / (rho + 1)))
-    reflect = 2 * rho * damped - torch.eye(len(aim), dtype=aim.dtype, device=aim.device)
+    steps = math.ceil(math.log(ACCURACY) / math.log((by.rho - 1) / (by.rho + 1)))
     for part in bound.split(CHUNK):
         floor, ceiling, path = low[part], high[part], found[:, part]
-        shift = 2 * damped @ wanted[:, part]
+        shift = 2 * by.damped @ wanted[:, part]
         for _ in range(steps):
-            path = torch.addmm(shift, reflect, 2 * path.clamp(floor, ceiling) - path)
+            path = torch.addmm(shift, by.reflect, 2 * path.clamp(floor, ceiling) - path)
         found[:, part] = path.clamp(floor, ceiling)
     return found

@@ -54,7 +54,14 @@ def check_attack(attack: Attack, *, threat: Threat | None = None) -> None:
     assert torch.equal(first.adversarial.xyz, again.adversarial.xyz), "the same generator gave another result"
     assert torch.equal(chance, torch.get_rng_state()), "the global random state was used; use problem.chance"
     assert torch.equal(xyz, clips.xyz), "the clean clips were changed in place"
-    few = attack(victim, clips[[4, 1]], threat=threat, generator=torch.Generator().manual_seed(3), batch_size=1)
+    few = attack(
+        victim,
+        clips[[4, 1]],
+        threat=threat,
+        starts=clips,
+        generator=torch.Generator().manual_seed(3),
+        batch_size=1,
+    )
     assert torch.equal(few.success, first.success[[4, 1]]), "a clip's result depends on the clips beside it"
     difference = float((few.adversarial.xyz - first.adversarial.xyz[[4, 1]]).abs().max())
     assert difference < 1e-5, f"a clip beside other clips ended {difference} m from where it ends alone"

@@ -1,0 +1,178 @@
+"""Attacks that see labels only: what they keep, what they may ask, and where their search must end."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+import funnybone as fb
+from funnybone.attacks import attacks
+from funnybone.attacks.basar import published_tangent, tangent
+from funnybone.attacks.decision import DecisionAttack
+from funnybone.clips import Clips
+from funnybone.skeletons import Skeleton
+from funnybone.testing import linear_victim, random_clips
+from funnybone.threat import L2, Linf, Mask
+
+FEW = {
+    "basar": {"steps": 20},
+    "hopskipjump": {"steps": 6, "probes": 50},
+    "boundary": {"queries": 400},
+    "rays": {"queries": 400},
+}
+NAMES = sorted(name for name in attacks.names() if issubclass(attacks[name], DecisionAttack))
+
+
+class Counting(torch.nn.Module):
+    """A victim that counts what it is asked."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module, self.asked = module, 0
+
+    def forward(self, xyz):
+        self.asked += len(xyz)
+        return self.module(xyz)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_queries_are_those_that_the_victim_saw(name):
+    clips = random_clips(4)
+    module = Counting(linear_victim(clips).module)
+    victim = fb.CallableVictim(lambda xyz: module(xyz), skeleton=clips.skeleton, classes=clips.classes, access="labels")
+    outcome = fb.create_attack(name, **FEW[name])(victim, clips)
+    # The verdict asks about each clip before and after.
+    assert module.asked == int(outcome.queries.sum()) + 2 * len(clips)
+    assert outcome.success.all()
+    assert not outcome.gradients.any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("budget", [1, 7, 60])
+def test_a_budget_is_never_exceeded_by_one(name, budget):
+    clips = random_clips(4, persons=2, absent=True)
+    outcome = fb.create_attack(name, **FEW[name])(linear_victim(clips), clips, budget=budget, threat=L2(50.0))
+    assert outcome.queries.max() <= budget
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_more_steps_come_nearer_and_the_curve_falls(name):
+    clips = random_clips(4)
+    outcome = fb.create_attack(name, **FEW[name])(linear_victim(clips), clips)
+    curve = outcome.provenance["curve"]
+    for row, queries in zip(curve["position_m"], outcome.queries.tolist(), strict=True):
+        found = [value for value in row if value is not None]
+        assert found[-1] < found[0]
+        assert all(later <= earlier * 1.2 for earlier, later in pairwise(found))
+        assert queries > 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_a_motion_of_another_class_noise_is_a_start(name):
+    clips = random_clips(4)[[0, 2]]  # of one class
+    outcome = fb.create_attack(name, **FEW[name])(linear_victim(clips), clips)
+    assert outcome.success.all()
+    targeted = fb.create_attack(name, **FEW[name])(linear_victim(clips), clips, goal=fb.goals.Specified(1))
+    assert not targeted.success.any()  # there is nothing of the class to start from
+    assert torch.equal(targeted.adversarial.xyz, clips.xyz)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_starts_must_fit(name):
+    clips = random_clips(2)
+    with pytest.raises(fb.DataError, match="as many persons and frames"):
+        fb.create_attack(name, **FEW[name])(linear_victim(clips), clips, starts=random_clips(2, frames=5))
+
+
+def test_a_ball_is_entered_in_the_end_and_a_mask_is_kept():
+    clips = random_clips(6)
+    victim = linear_victim(clips, distance=0.05)
+    attack = fb.create_attack("hopskipjump", queries=1500)
+    inside = attack(victim, clips, threat=Linf(0.05))
+    assert inside.success.all()
+    assert inside.violation.max() <= 1e-6
+    assert not attack(victim, clips, threat=L2(0.045)).success.any()  # nothing nearer than 0.05 can succeed
+    held = attack(victim, clips, threat=Mask(joints=(1, 2, 3, 4, 5)))
+    assert held.success.all()
+    assert torch.equal(held.adversarial.xyz[..., 6:, :], clips.xyz[..., 6:, :])
+
+
+def test_the_border_of_a_line_is_found_as_near_as_it_is():
+    clips = random_clips(4, frames=4)
+    outcome = fb.create_attack("hopskipjump", queries=5000)(linear_victim(clips, distance=0.05), clips)
+    way = L2(1.0).distance(clips.xyz, outcome.adversarial.xyz)
+    assert way.min() > 0.0499
+    assert way.max() < 1.25 * 0.05
+
+
+def test_moves_of_exploration_are_orthogonal_to_the_way_and_as_long_as_said():
+    way, noise = torch.randn(3, 2, 6, 5, 3), torch.randn(3, 4, 2, 6, 5, 3)
+    spread = torch.tensor([0.1, 0.2, 0.4])
+    move = tangent(noise, way, spread)
+    size, left = (torch.linalg.vector_norm(part, dim=(-4, -3, -2)) for part in (move, way))
+    assert ((move * way[:, None]).sum((2, 3, 4)).abs() < 1e-5).all()
+    assert (size <= spread[:, None, None] * left[:, None] * (1 + 1e-6)).all()
+    assert (size > 0.8 * spread[:, None, None] * left[:, None]).all()
+    assert not tangent(noise, torch.zeros_like(way), spread).any()
+
+
+def test_the_published_tangent_is_neither_orthogonal_nor_as_long():
+    generator = torch.Generator().manual_seed(0)
+    way = torch.randn(4, 1, 60, 25, 3, generator=generator)
+    noise = torch.randn(4, 5, 1, 60, 60, 3, generator=generator)
+    move = published_tangent(noise, way, torch.full((4,), 0.1))
+    size, left = (torch.linalg.vector_norm(part, dim=(-4, -3, -2)) for part in (move, way))
+    assert (size / (0.1 * left[:, None])).mean() == pytest.approx(math.sqrt(25 / 60), abs=0.02)
+    cosine = (move * way[:, None]).sum((2, 3, 4)) / (size * left[:, None])
+    assert cosine.abs().mean() > 0.005
+    with pytest.raises(fb.DataError, match="as many frames as joints"):
+        published_tangent(torch.randn(1, 1, 1, 4, 4, 3), torch.randn(1, 1, 4, 5, 3), torch.ones(1))
+
+
+POINTER = Skeleton("pointer", ("shoulder", "hand"), (-1, 0))
+
+
+def pointing(angles, frames=6):
+    """Arms of 1 m that point at angles from upright, a little restless so that something can be learned of them."""
+    angle = torch.tensor(angles)[:, None] + 0.02 * torch.sin(torch.arange(frames))[None]
+    tip = torch.stack([angle.sin(), angle.cos(), torch.zeros_like(angle)], -1)
+    xyz = torch.stack([torch.zeros_like(tip), tip], 2)[:, None]
+    n = len(angles)
+    return Clips(
+        xyz,
+        torch.ones(n, 1, frames, dtype=torch.bool),
+        torch.tensor([int(a > 0.6) for a in angles]),
+        ("up", "aside"),
+        POINTER,
+        torch.full((n,), 30.0),
+        tuple(map(str, range(n))),
+    )
+
+
+class Aside(torch.nn.Module):
+    """Class 1 where the hand is more than half a metre to the side of the shoulder, mean over frames."""
+
+    def forward(self, xyz):
+        aside = (xyz[..., 1, 0] - xyz[..., 0, 0]).mean((1, 2)) - 0.5
+        return torch.stack([-aside, aside], 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("hopskipjump", {"preset": "natural", "frequencies": 2, "queries": 3000}),
+        ("basar", {"steps": 150, "period": 10, "weight": 1.0}),
+    ],
+)
+def test_the_nearest_point_of_a_known_manifold_is_found(name, settings):
+    clips = pointing([0.0, 1.4, 0.1, 1.3])
+    victim = fb.TorchVictim(Aside(), skeleton=POINTER, classes=clips.classes)
+    outcome = fb.create_attack(name, **settings)(victim, clips[[0]], starts=clips)
+    assert outcome.success.all()
+    assert outcome.distances["bone_length_change"].max() < 1e-5
+    # The hand goes along its circle to where it is half a metre aside: a chord of 30 degrees, in every frame alike.
+    chord = 2 * math.sin(math.pi / 12)
+    found = (outcome.adversarial.xyz - clips.xyz[:1])[..., 1, :] - (outcome.adversarial.xyz - clips.xyz[:1])[..., 0, :]
+    mean = torch.linalg.vector_norm(found, dim=-1).square().mean().sqrt()
+    assert float(mean) == pytest.approx(chord, rel=0.05)

@@ -1,0 +1,122 @@
+"""The test for natural motion: how many clean clips it flags, what it sees, and what it does with files."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import funnybone as fb
+from funnybone.metrics.natural import FIGURES, learn_natural_motion, load_natural_motion, on_manifold_rate
+from funnybone.motion.angles import positions
+from funnybone.testing import random_clips
+
+
+LOST = torch.zeros(60, 25, 1, dtype=torch.bool)  # a joint that is at the origin for a while
+LOST[20:40, 3] = True
+
+
+@pytest.fixture(scope="module")
+def train():
+    return fb.load_data("synthetic", split="train")[::24]
+
+
+@pytest.fixture(scope="module")
+def natural(train):
+    return learn_natural_motion(train)
+
+
+def test_no_more_clips_are_flagged_than_stated(train, natural):
+    assert natural.clips == len(train)
+    assert natural.flagged <= 0.05 * (len(train) + 1)
+    assert learn_natural_motion(train, false_alarms=0.2).flagged > natural.flagged
+    assert learn_natural_motion(train, false_alarms=0.0).flagged == 0
+
+
+def test_people_who_were_not_recorded_are_flagged_little_more_often(natural):
+    test = fb.load_data("synthetic", split="test")[::12]
+    assert on_manifold_rate(test, natural) > 0.8
+
+
+@pytest.mark.parametrize(
+    ("change", "figure"),
+    [
+        (lambda xyz: xyz + 0.005 * torch.randn(xyz.shape), "trembling"),
+        (lambda xyz: torch.cat([xyz[:, :, :30], xyz[:, :, 30:] + 0.5], 2), "largest_acceleration"),
+        (lambda xyz: torch.where(LOST, 0, xyz), "bone_change"),
+    ],
+    ids=["noise", "jump", "lost joint"],
+)
+def test_what_no_body_does_is_seen(train, natural, change, figure):
+    torch.manual_seed(0)
+    moved = train.with_xyz(change(train.xyz))
+    assert on_manifold_rate(moved, natural) < 0.1
+    over = natural.figures(moved) > natural.thresholds
+    assert over[:, FIGURES.index(figure)].float().mean() > 0.8
+
+
+def test_an_arm_beyond_its_limits_is_seen(train, natural):
+    motion = natural.limits.angles(train, breathing=True)
+    theta = motion.theta.clone()
+    theta[..., 5:, :] = 2 * theta[..., 5:, :] + 1.5
+    bent = train.with_xyz(positions(replace(motion, theta=theta)))
+    figures = natural.figures(bent)
+    assert (figures[:, FIGURES.index("beyond_limits")] > natural.thresholds[1]).float().mean() > 0.9
+    assert figures[:, FIGURES.index("bone_change")].max() < 1e-3
+
+
+def test_where_a_body_stands_and_faces_says_nothing(train, natural):
+    turned = train.with_xyz((train.xyz[..., [2, 1, 0]] * torch.tensor([1.0, 1.0, -1.0]) + 3) * 1.0)
+    torch.testing.assert_close(natural.figures(turned), natural.figures(train), rtol=2e-2, atol=2e-2)
+
+
+def test_it_is_saved_and_loaded(tmp_path, train, natural):
+    natural.save(tmp_path / "natural.safetensors")
+    again = load_natural_motion(tmp_path / "natural.safetensors")
+    assert torch.equal(again.figures(train), natural.figures(train))
+    assert (again.clips, again.flagged, again.name) == (natural.clips, natural.flagged, natural.name)
+
+
+def test_files_that_are_none_are_said_to_be(tmp_path, natural):
+    path = tmp_path / "natural.safetensors"
+    with pytest.raises(fb.DataError, match="no such file"):
+        load_natural_motion(path)
+    path.write_bytes(b"{}")
+    with pytest.raises(fb.DataError, match="not a file of natural motion"):
+        load_natural_motion(path)
+    natural.save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(fb.DataError, match="not a file of natural motion"):
+        load_natural_motion(path)
+    record = {"format": 1, "figures": FIGURES, "skeleton": vars(natural.limits.skeleton), "false_alarms": 0.05}
+    record |= {"clips": 3, "flagged": 0, "frames": 60, "name": "x"}
+    tensors = {"lower": natural.limits.lower, "upper": natural.limits.upper, "rest": natural.limits.rest}
+    save_file(tensors | {"thresholds": torch.zeros(3)}, path, {"natural_motion": json.dumps(record)})
+    with pytest.raises(fb.DataError, match="thresholds for 8 figures"):
+        load_natural_motion(path)
+    save_file(tensors | {"thresholds": torch.zeros(8)}, path, {"natural_motion": json.dumps(record | {"format": 9})})
+    with pytest.raises(fb.DataError, match="another version"):
+        load_natural_motion(path)
+
+
+def test_what_does_not_fit_is_refused(train, natural):
+    with pytest.raises(fb.DataError, match="learned from 60"):
+        natural.figures(train.resample(30))
+    with pytest.raises(fb.DataError, match="on skeleton"):
+        natural.figures(random_clips(2, frames=60))
+    with pytest.raises(fb.DataError, match="learned from several"):
+        learn_natural_motion(train[:1])
+    with pytest.raises(fb.DataError, match="share below 1"):
+        learn_natural_motion(train, false_alarms=1.0)
+
+
+def test_an_outcome_says_which_clips_are_natural(train, natural):
+    victim = fb.create_victim("stgcn", data="synthetic")
+    clips = train[:4]
+    outcome = fb.create_attack("pgd", steps=3)(victim, clips, threat=fb.threat.Linf(0.02), natural=natural)
+    assert torch.equal(outcome.distances["on_manifold"], natural.holds(outcome.adversarial).float())
+    assert (
+        "on_manifold" not in fb.create_attack("pgd", steps=1)(victim, clips[:1], threat=fb.threat.Linf(0.02)).distances
+    )
