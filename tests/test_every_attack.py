@@ -24,11 +24,16 @@ SETTINGS = {
     "angles": {"search": "pgd steps=20"},
     "basar": {"steps": 12},
     "hopskipjump": {"steps": 4, "probes": 50},
+    "boundary": {"queries": 150},
+    "rays": {"queries": 150},
+    "square": {"queries": 60},
+    "simba": {"queries": 200, "step_size": 1.0, "unit": "radius"},
+    "nes": {"queries": 200, "samples": 20, "step_size": 0.3},
 }
 # Bones do not change within 20 mm of every coordinate by as much as this one needs.
 # Walks along a border make a way short, not its largest coordinate.
-THREATS = {"bonelength": Linf(0.2), "basar": Linf(0.5), "hopskipjump": Linf(0.2)}
-MAY_FAIL = ("bonelength", "ciasa", "iaa", "smart", "basar", "hopskipjump")
+THREATS = {"bonelength": Linf(0.2), "basar": Linf(0.5), "hopskipjump": Linf(0.2), "boundary": Linf(0.2)}
+MAY_FAIL = ("bonelength", "ciasa", "iaa", "smart", "basar", "hopskipjump", "boundary", "rays")
 NEAREST = sorted(name for name in attacks.names() if issubclass(attacks[name], MinimumNormAttack))
 
 

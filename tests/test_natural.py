@@ -12,7 +12,6 @@ from funnybone.metrics.natural import FIGURES, learn_natural_motion, load_natura
 from funnybone.motion.angles import positions
 from funnybone.testing import random_clips
 
-
 LOST = torch.zeros(60, 25, 1, dtype=torch.bool)  # a joint that is at the origin for a while
 LOST[20:40, 3] = True
 

@@ -91,7 +91,7 @@ def share_of_tile(p_init: float, k: int, questions: Int[Tensor, " N"]) -> Float[
     Examples
     --------
     >>> share_of_tile(0.8, 11, torch.tensor([100, 1000, 10000]))
-    tensor([0.0250, 0.1000, 0.4000])
+    tensor([0.0250, 0.2000, 0.4000])
     """
     done = k * 10_000 // questions
     halved = (done[:, None] > torch.tensor(HALVED_AFTER, device=done.device)).sum(1)

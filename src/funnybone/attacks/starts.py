@@ -12,7 +12,7 @@ from funnybone.errors import DataError
 from funnybone.motion.placing import laid_over
 from funnybone.motion.unwrapping import held
 
-NOISES = 8  # how often noise is doubled where no motion will do
+NOISES = 14  # how often noise is tried where no motion will do: one way and the other, and then twice as large
 FIRST_NOISE = 0.1  # metres
 
 Ask = Callable[[Float[Tensor, "B M T V C"], Int[Tensor, " B"]], Bool[Tensor, " B"]]
@@ -22,7 +22,7 @@ def starting(problem: Problem, ask: Ask, tries: int) -> tuple[Float[Tensor, "N M
     """Return a clip that achieves the goal for each clean one, and for which of them one was found.
 
     Motions of ``problem.starts`` in a random order: those of the wanted class, or of any but the true one. Where none
-    does, and the goal only leads away from a class, noise that grows.
+    does, and the goal only leads away from a class, noise that grows, one way and the other.
 
     Parameters
     ----------
@@ -46,11 +46,11 @@ def starting(problem: Problem, ask: Ask, tries: int) -> tuple[Float[Tensor, "N M
         fooled = ask(there, rows)
         start[rows[fooled]], found[rows[fooled]] = there[fooled], True
     noise = problem.chance.normal(*clean.shape[1:])
-    for doubled in range(NOISES if problem.goal.away else 0):
+    for turn in range(NOISES if problem.goal.away else 0):
         rows = (~found).nonzero().flatten()
         if not len(rows):
             break
-        there = problem.constrain_some(clean[rows] + FIRST_NOISE * 2**doubled * noise[rows], rows)
+        there = problem.constrain_some(clean[rows] + (-1) ** turn * FIRST_NOISE * 2 ** (turn // 2) * noise[rows], rows)
         fooled = ask(there, rows)
         start[rows[fooled]], found[rows[fooled]] = there[fooled], True
     return start, found

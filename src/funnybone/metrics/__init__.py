@@ -12,6 +12,7 @@ from funnybone.metrics.deviations import (
     velocity_deviation,
 )
 from funnybone.metrics.intervals import wilson
+from funnybone.metrics.natural import NaturalMotion, learn_natural_motion, load_natural_motion, on_manifold_rate
 from funnybone.metrics.naturalness import (
     bone_length_variation,
     foot_contact,
@@ -22,6 +23,7 @@ from funnybone.metrics.naturalness import (
 from funnybone.metrics.spectrum import high_frequency_ratio, npss
 
 __all__ = [
+    "NaturalMotion",
     "acceleration_deviation",
     "bone_length_deviation",
     "bone_length_variation",
@@ -34,8 +36,11 @@ __all__ = [
     "joint_angle_acceleration_deviation",
     "joint_displacement",
     "kinetic_energy_rate",
+    "learn_natural_motion",
+    "load_natural_motion",
     "max_joint_displacement",
     "npss",
+    "on_manifold_rate",
     "published",
     "velocity_deviation",
     "wilson",
