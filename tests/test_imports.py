@@ -43,6 +43,7 @@ COMMANDS = (
     ("data",),
     ("data", "list"),
     ("data", "info"),
+    ("data", "natural"),
     ("models",),
     ("models", "list"),
     ("models", "import"),

@@ -8,9 +8,11 @@ import torch
 from safetensors.torch import save_file
 
 import funnybone as fb
+from funnybone.cli import main
+from funnybone.data import npz
 from funnybone.metrics.natural import FIGURES, learn_natural_motion, load_natural_motion, on_manifold_rate
 from funnybone.motion.angles import positions
-from funnybone.testing import random_clips
+from funnybone.testing import linear_victim, random_clips
 
 LOST = torch.zeros(60, 25, 1, dtype=torch.bool)  # a joint that is at the origin for a while
 LOST[20:40, 3] = True
@@ -119,3 +121,38 @@ def test_an_outcome_says_which_clips_are_natural(train, natural):
     assert (
         "on_manifold" not in fb.create_attack("pgd", steps=1)(victim, clips[:1], threat=fb.threat.Linf(0.02)).distances
     )
+
+
+@pytest.fixture(scope="module")
+def few():
+    """Clips, a file of them, and what they keep to."""
+    return random_clips(12, frames=12)
+
+
+def test_an_audit_counts_what_is_natural(tmp_path, few):
+    natural = learn_natural_motion(few)
+    victim = {"plane": linear_victim(few, distance=0.2)}
+    done = fb.audit(victim, few[:4], natural=natural, out=tmp_path / "audit")
+    fallen = [attack for attack in done.result.victims[0].attacks if attack.succeeded]
+    assert fallen
+    assert all(0 <= attack.on_manifold_rate <= 1 for attack in fallen)
+    assert "natural" in done.to_html().read_text().lower()
+    without = fb.audit(victim, few[:4], out=tmp_path / "without")
+    assert all(attack.on_manifold_rate is None for attack in without.result.victims[0].attacks)
+    with pytest.raises(fb.DataError, match="holds another audit"):
+        fb.audit(victim, few[:4], out=tmp_path / "audit")
+    with pytest.raises(fb.DataError, match="learned from 12"):
+        fb.audit(victim, random_clips(4), natural=natural, out=tmp_path / "other")
+
+
+def test_the_command_says_how_many_clean_clips_it_flags(tmp_path, few, capsys):
+    npz.write(tmp_path / "few.npz", few)
+    file = tmp_path / "natural.safetensors"
+    command = ["data", "natural", str(tmp_path / "few.npz"), "--split", "subject:s0", "--frames", "12", "--out"]
+    assert main([*command, str(file)]) == 0
+    said = capsys.readouterr().out
+    assert "learned from 8 clips" in said
+    assert "of 4 clean clips of subject:s0" in said
+    assert load_natural_motion(file).frames == 12
+    assert main(["attack", "pgd", "--victim", "stgcn", "--limit", "1", "--natural", str(tmp_path / "none")]) == 2
+    assert "no such file" in capsys.readouterr().err

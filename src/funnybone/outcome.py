@@ -60,7 +60,8 @@ class Outcome:
     zero_gradient : Bool[Tensor, "N"]
         The victim gave a gradient of exactly zero (or none that is finite): a sign of masking, not of strength.
     distances : dict of str to Float[Tensor, "N"]
-        `funnybone.metrics.deviations` of the stored clip.
+        `funnybone.metrics.deviations` of the stored clip; where it was said what natural motion is, ``on_manifold``,
+        one for natural motion and zero for other.
     provenance : dict
         Attack, settings, goal, threat model, victim and its fingerprint, versions.
 
@@ -117,6 +118,9 @@ class Outcome:
         if position is not None:
             unit = UNITS[self.adversarial.unit]
             parts.append(f"position {unit.scale * position:.1f} {unit.distance}")
+        natural = self.mean(self.distances["on_manifold"]) if "on_manifold" in self.distances else None
+        if natural is not None:
+            parts.append(f"natural {100 * natural:.1f} %")
         if bones is not None:
             parts.append(f"bones {100 * bones:.2f} %")
         steps = self.median(self.steps)

@@ -173,7 +173,8 @@ class DecisionAttack(Attack):
             walk.done |= book.spent
             walk.hear(*answers)
             walk.tick += 1
-            progress(int(walk.done.sum()), int(book.best.found.sum()), total)
+            share = torch.where(walk.done, 1.0, book.asked / self.queries)
+            progress(int(share.sum()), int(book.best.found.sum()), total)
         xyz = torch.where(wide(book.natural.found), book.natural.xyz, book.best.xyz)
         fallen = book.best.found
         if balls:

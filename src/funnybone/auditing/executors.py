@@ -1,5 +1,6 @@
 """Who attacks the chunks: this process, several, or a Ray cluster. The ledger is written by this process alone."""
 
+import dataclasses
 import logging
 import multiprocessing
 import os
@@ -23,6 +24,7 @@ from funnybone.auditing.plan import Chunk
 from funnybone.auditing.rows import Row
 from funnybone.clips import Clips
 from funnybone.errors import DataError
+from funnybone.metrics.natural import NaturalMotion
 from funnybone.outcome import Outcome
 from funnybone.victims.base import Victim
 
@@ -41,9 +43,28 @@ class Finished:
     adversarial: np.ndarray
 
 
-def attack(chunk: Chunk, victim: Victim, clips: Clips, progress: ChunkProgress | None = None) -> Finished:
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What all chunks of an audit are made of.
+
+    Attributes
+    ----------
+    victims : mapping of str to Victim
+        By their names in the audit.
+    clips : Clips
+        All of them; attacks that start from another motion start from one of these.
+    natural : NaturalMotion, optional
+        What recorded motion keeps to.
+    """
+
+    victims: Mapping[str, Victim]
+    clips: Clips
+    natural: NaturalMotion | None = None
+
+
+def attack(chunk: Chunk, given: Given, progress: ChunkProgress | None = None) -> Finished:
     """Attack one chunk of the audit's clips."""
-    own = clips[slice(chunk.start, chunk.stop)]
+    own = given.clips[slice(chunk.start, chunk.stop)]
 
     def tell(done: int, successes: int, total: int) -> None:
         if progress is not None:
@@ -51,10 +72,12 @@ def attack(chunk: Chunk, victim: Victim, clips: Clips, progress: ChunkProgress |
 
     began = time.perf_counter()
     outcome = chunk.entry.attack(
-        victim,
+        given.victims[chunk.victim],
         own,
         goal=chunk.entry.goal,
         threat=chunk.entry.threat,
+        natural=given.natural,
+        starts=given.clips,
         generator=torch.Generator().manual_seed(chunk.attack_seed),
         batch_size=len(own),
         progress=tell,
@@ -100,8 +123,7 @@ def _figure(value: float) -> float | None:
 
 def attack_all(
     chunks: Sequence[Chunk],
-    victims: Mapping[str, Victim],
-    clips: Clips,
+    given: Given,
     *,
     executor: Executor,
     workers: int | None,
@@ -109,21 +131,17 @@ def attack_all(
 ) -> Iterator[Finished]:
     """Attack chunks in the way that is named; all of them come to the same rows, up to rounding."""
     if executor == "inline":
-        return inline(chunks, victims, clips, progress)
-    return {"process": processes, "ray": on_ray}[executor](chunks, victims, clips, workers)
+        return inline(chunks, given, progress)
+    return {"process": processes, "ray": on_ray}[executor](chunks, given, workers)
 
 
-def inline(
-    chunks: Sequence[Chunk], victims: Mapping[str, Victim], clips: Clips, progress: ChunkProgress
-) -> Iterator[Finished]:
+def inline(chunks: Sequence[Chunk], given: Given, progress: ChunkProgress) -> Iterator[Finished]:
     """Attack one chunk after the other in this process."""
     for chunk in chunks:
-        yield attack(chunk, victims[chunk.victim], clips, progress)
+        yield attack(chunk, given, progress)
 
 
-def processes(
-    chunks: Sequence[Chunk], victims: Mapping[str, Victim], clips: Clips, workers: int | None = None
-) -> Iterator[Finished]:
+def processes(chunks: Sequence[Chunk], given: Given, workers: int | None = None) -> Iterator[Finished]:
     """Attack several chunks at once, each in a process of its own with one thread; yields them as they finish.
 
     Every victim is sent to every process once. Results are those of `inline` up to the rounding that another number
@@ -136,7 +154,7 @@ def processes(
     """
     if not chunks:
         return
-    payload = _packed(victims, clips)
+    payload = _packed(given)
     count = min(workers or _cores(), len(chunks))
     with tempfile.TemporaryDirectory(prefix="funnybone-") as folder:
         # By file, because what a process is started with goes through a pipe, and when the process dies before it has
@@ -156,9 +174,7 @@ def processes(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def on_ray(
-    chunks: Sequence[Chunk], victims: Mapping[str, Victim], clips: Clips, workers: int | None = None
-) -> Iterator[Finished]:
+def on_ray(chunks: Sequence[Chunk], given: Given, workers: int | None = None) -> Iterator[Finished]:
     """Attack several chunks at once as tasks of Ray, one thread each; yields them as they finish.
 
     Where Ray is running in this process already, or ``RAY_ADDRESS`` names a cluster, tasks go there, and the machines
@@ -177,7 +193,7 @@ def on_ray(
         import ray
     except ModuleNotFoundError:
         raise DataError("executor 'ray' needs ray", hint="install funnybone[ray], or use executor 'process'") from None
-    payload = _packed(victims, clips)
+    payload = _packed(given)
     own = not ray.is_initialized()
     if own:
         here: dict[str, Any] = {}
@@ -204,9 +220,9 @@ def on_ray(
             ray.shutdown()
 
 
-def _packed(victims: Mapping[str, Victim], clips: Clips) -> bytes:
+def _packed(given: Given) -> bytes:
     try:
-        return pickle.dumps((dict(victims), clips))
+        return pickle.dumps(dataclasses.replace(given, victims=dict(given.victims)))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise DataError(
             f"a victim cannot be sent to another process ({error})",
@@ -234,7 +250,7 @@ _here: dict[str, Any] = {}  # of a worker: what `_receive` was given
 
 def _receive(parcel: Path) -> None:
     torch.set_num_threads(1)
-    _here["victims"], _here["clips"] = pickle.loads(parcel.read_bytes())  # noqa: S301  the parent's own bytes
+    _here["given"] = pickle.loads(parcel.read_bytes())  # noqa: S301  the parent's own bytes
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
@@ -247,10 +263,9 @@ def _die_with_parent() -> None:
 
 
 def _attack_here(chunk: Chunk) -> Finished:
-    return attack(chunk, _here["victims"][chunk.victim], _here["clips"])
+    return attack(chunk, _here["given"])
 
 
 def _attack_parcel(chunk: Chunk, payload: bytes) -> Finished:
     torch.set_num_threads(1)
-    victims, clips = pickle.loads(payload)  # noqa: S301  the parent's own bytes
-    return attack(chunk, victims[chunk.victim], clips)
+    return attack(chunk, pickle.loads(payload))  # noqa: S301  the parent's own bytes

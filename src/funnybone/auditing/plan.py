@@ -14,6 +14,7 @@ from funnybone.auditing.suites import Entry, Suite
 from funnybone.chance import Chance
 from funnybone.clips import Clips
 from funnybone.errors import DataError
+from funnybone.metrics.natural import NaturalMotion
 from funnybone.victims.access import offers
 from funnybone.victims.base import Victim
 
@@ -170,7 +171,9 @@ def data_digest(clips: Clips) -> str:
     return digest_of(meaning, clips.fingerprints())
 
 
-def identity(cast: Cast, clips: Clips, suite: Suite, seed: int, limit: int | None) -> dict[str, Any]:
+def identity(
+    cast: Cast, clips: Clips, suite: Suite, seed: int, limit: int | None, natural: NaturalMotion | None = None
+) -> dict[str, Any]:
     """What makes two audits the same one: plain values, compared key by key."""
 
     def described(victims: Mapping[str, Victim]) -> list[dict[str, str]]:
@@ -194,6 +197,8 @@ def identity(cast: Cast, clips: Clips, suite: Suite, seed: int, limit: int | Non
         "chunk": CHUNK,
         **versions(),
     }
+    if natural is not None:
+        same["natural"] = natural.digest()
     if cast.surrogates:
         same["surrogates"] = described(cast.surrogates)
         same["transfer"] = [entry.content() for entry in suite.transfer]

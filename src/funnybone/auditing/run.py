@@ -27,6 +27,7 @@ from funnybone.auditing.suites import Suite, create_suite
 from funnybone.auditing.tables import table
 from funnybone.clips import Clips
 from funnybone.errors import DataError
+from funnybone.metrics.natural import NaturalMotion
 from funnybone.victims.base import Victim, predict
 
 # Told (entry, clips done, of those successful, clips); where more than one is attacked the entry is "victim: entry",
@@ -71,6 +72,7 @@ def audit(
     limit: int | None = None,
     split: str | None = None,
     progress: Progress | None = None,
+    natural: NaturalMotion | None = None,
     executor: executors.Executor = "inline",
     workers: int | None = None,
 ) -> Audit:
@@ -102,6 +104,9 @@ def audit(
         Which part of the data ``clips`` is; recorded, not applied.
     progress : callable, optional
         Told (entry, clips done, of those successful, clips) as it goes.
+    natural : NaturalMotion, optional
+        What recorded motion keeps to, learned from clips that are not audited: joint limits for attacks that keep them,
+        and the test that ``on_manifold_rate`` is the share of.
     executor : {"inline", "process", "ray"}
         ``"process"``: chunks are attacked by several processes with one thread each. The rows are the same up to the
         rounding that another number of threads brings, which can decide a clip on the border. ``"ray"``: the same as
@@ -143,6 +148,9 @@ def audit(
             f"{clips.name}: positions are in unit {clips.unit!r}, budgets of suite {chosen.name!r} in {chosen.unit!r}",
             hint="use positions in metres, or from Python a Suite of your own with budgets in the data's unit",
         )
+    if natural is not None:
+        natural = natural.to("cpu")
+        natural.figures(clips[:1])  # said now, where it was learned from other clips
     cast = Cast.of(victims, surrogates, clips)
     plan = Plan.of(cast, clips, chosen, seed)
     predictions, observed = {}, {}
@@ -153,10 +161,10 @@ def audit(
 
     folder = Path(out).expanduser()
     about = _about(cast, clips, chosen, seed, split, plan, observed)
-    with Ledger.write(folder, identity(cast, clips, chosen, seed, limit), about, clips) as ledger:
+    with Ledger.write(folder, identity(cast, clips, chosen, seed, limit, natural), about, clips) as ledger:
         for name, victim in cast.everyone.items():
             ledger.record_clean(name, clips, predictions[name], stochastic=victim.stochastic)
-        _attack(ledger, plan, cast.everyone, clips, progress, executor, workers)
+        _attack(ledger, plan, executors.Given(cast.everyone, clips, natural), progress, executor, workers)
         ask_targets(ledger, plan, cast, clips, progress)
         result = summarise(ledger, environment(cast.everyone))
         files.replace(folder / RESULT, result.save)
@@ -166,8 +174,7 @@ def audit(
 def _attack(
     ledger: Ledger,
     plan: Plan,
-    victims: Mapping[str, Victim],
-    clips: Clips,
+    given: executors.Given,
     progress: Progress | None,
     executor: executors.Executor,
     workers: int | None,
@@ -178,9 +185,9 @@ def _attack(
 
     def tell(chunk: Chunk, more: int, won: int) -> None:
         if progress is not None:
-            label = chunk.entry.name if len(victims) == 1 else f"{chunk.victim}: {chunk.entry.name}"
+            label = chunk.entry.name if len(given.victims) == 1 else f"{chunk.victim}: {chunk.entry.name}"
             clips_done, successes = counts.get((chunk.victim, chunk.entry.name), (0, 0))
-            progress(label, clips_done + more, successes + won, len(clips))
+            progress(label, clips_done + more, successes + won, len(given.clips))
 
     def count(chunk: Chunk, more: int, won: int) -> None:
         place = (chunk.victim, chunk.entry.name)
@@ -194,7 +201,7 @@ def _attack(
         rows = ledger.rows(victim, entry)
         count(chunk, len(rows), sum(row.success for row in rows))
     waiting = [chunk for chunk in chunks if chunk.key not in done]
-    for part in executors.attack_all(waiting, victims, clips, executor=executor, workers=workers, progress=tell):
+    for part in executors.attack_all(waiting, given, executor=executor, workers=workers, progress=tell):
         ledger.record(part.chunk.key, part.rows, part.adversarial)
         count(part.chunk, len(part.rows), sum(row.success for row in part.rows))
 

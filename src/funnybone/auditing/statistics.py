@@ -57,7 +57,7 @@ def attack_result(entry: PlannedEntry, rows: Sequence[Row]) -> AttackResult:
         queries_median=_median(row.queries for row in fallen),
         steps_median=_median(row.steps for row in fallen),
         **{name: _mean(row.distances.get(name) for row in fallen) for name in DEVIATIONS},
-        on_manifold_rate=None,
+        on_manifold_rate=_mean(row.distances.get("on_manifold") for row in fallen),
         max_violation=max(row.violation for row in rows),
         zero_gradients=sum(row.zero_gradient for row in rows if row.attacked),
         seconds=sum(row.seconds for row in rows),

@@ -38,6 +38,7 @@ app.command("funnybone.cli.report:report", name="report", help="Write the HTML r
 _data = App(name="data", help="Data sets and motion files.")
 _data.command("funnybone.cli.data:list_data", name="list", help="The data sets that have a name, and the formats.")
 _data.command("funnybone.cli.data:info", name="info", help="What is in a data set or a file.")
+_data.command("funnybone.cli.data:natural", name="natural", help="Learn what natural motion is, for --natural.")
 app.command(_data)
 
 _models = App(name="models", help="Models and the weights that come with funnybone.")

@@ -38,6 +38,7 @@ def attack(
     set: Annotated[list[str] | None, Parameter(negative_iterable="")] = None,
     limit: Annotated[int | None, AtLeastOne] = None,
     frames: Annotated[int | None, Length] = None,
+    natural: Path | None = None,
     batch_size: Annotated[int, AtLeastOne] = 64,
     budget: Annotated[int | None, AtLeastOne] = None,
     draws: Annotated[int | None, AtLeastOne] = None,
@@ -71,6 +72,9 @@ def attack(
         Attack this many clips: a choice that the seed makes and in which each class keeps its share.
     frames
         Resample clips to this length; by default to what the victim was trained on.
+    natural
+        What recorded motion keeps to, as funnybone data natural writes it: joint limits for attacks that keep them, and
+        a test of what they did.
     batch_size
         Clips attacked together.
     budget
@@ -88,6 +92,7 @@ def attack(
     from funnybone import threat as threats
     from funnybone.attacks import attacks, create_attack
     from funnybone.auditing.plan import choose
+    from funnybone.metrics.natural import load_natural_motion
     from funnybone.outcome import paths
 
     made = create_attack(name, preset=preset, **typed(f"attack {name}", attacks[name], set or []))
@@ -103,6 +108,8 @@ def attack(
             choose(clips, limit, seed),
             goal=goals.parse(goal, clips.classes),
             threat=model,
+            natural=load_natural_motion(natural) if natural else None,
+            starts=clips,
             generator=torch.Generator().manual_seed(seed),
             budget=budget,
             draws=draws,

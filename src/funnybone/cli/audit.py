@@ -38,6 +38,7 @@ def audit(
     limit: Annotated[int | None, AtLeastOne] = None,
     out: Path | None = None,
     frames: Annotated[int | None, Length] = None,
+    natural: Path | None = None,
     executor: Annotated[Literal["inline", "process", "ray"], Parameter(show_choices=True)] = "inline",
     resume: bool = True,
     seed: Seed = 0,
@@ -67,6 +68,9 @@ def audit(
         The audit's folder; runs/DATA-SUITE by default.
     frames
         Resample clips to this length; by default to what the victim was trained on.
+    natural
+        What recorded motion keeps to, as funnybone data natural writes it: it tells how many of the clips that fell are
+        natural.
     executor
         inline; process: several processes with one thread each; ray: tasks of Ray, on its cluster where there is one.
     resume
@@ -74,6 +78,7 @@ def audit(
     """
     from funnybone.auditing import audit as run
     from funnybone.auditing import create_suite
+    from funnybone.metrics.natural import load_natural_motion
 
     wanted = create_suite(suite)
     if not victims:
@@ -103,6 +108,7 @@ def audit(
             seed=seed,
             limit=limit,
             split=split,
+            natural=load_natural_motion(natural) if natural else None,
             progress=report,
             executor=executor,
         )

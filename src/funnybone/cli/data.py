@@ -1,9 +1,10 @@
 """``funnybone data``: data sets and motion files."""
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from funnybone.cli.common import Json, emit, emit_json
+from funnybone.cli.common import Json, Length, emit, emit_json, prepare, test_part
 from funnybone.cli.tables import show
 from funnybone.tables import MISSING
 
@@ -78,6 +79,66 @@ def info(source: str, /, *, split: str | None = None, json: Json = False) -> Non
         emit(f"{name}: {', '.join(f'{value} ({count})' for value, count in shown[:12])}{more}")
     emit("")
     show(("class", "clips"), [(name, str(count)) for name, count in facts["classes"].items()], numbers=("clips",))
+
+
+def natural(
+    source: str,
+    /,
+    *,
+    out: Path,
+    split: str | None = None,
+    frames: Annotated[int, Length] = 60,
+    false_alarms: float = 0.05,
+    json: Json = False,
+) -> None:
+    """Learn what recorded motion keeps to, and say how many clips of the test part the test flags by mistake.
+
+    Parameters
+    ----------
+    source
+        A data set's name or a motion file.
+    out
+        The file to write, NAME.safetensors: for --natural of attack and audit.
+    split
+        The test part, as KEY:VALUE,VALUE; it is learned from the others. By default the test part of a named data set.
+    frames
+        Resample clips to this length; give that of the victim.
+    false_alarms
+        Largest share of recorded clips that shall be flagged.
+    """
+    from funnybone.data import load_data
+    from funnybone.metrics.intervals import wilson
+    from funnybone.metrics.natural import FIGURES, learn_natural_motion
+
+    split = test_part(source, split)
+    prepare(out)
+    others = None if split is None else {"test": "train"}.get(split, f"!{split}".removeprefix("!!"))
+    learned = learn_natural_motion(load_data(source, split=others, frames=frames), false_alarms=false_alarms)
+    learned.save(out)
+    facts: dict[str, Any] = {
+        "file": str(out),
+        "clips": learned.clips,
+        "frames": learned.frames,
+        "false_alarms": learned.false_alarms,
+        "flagged": learned.flagged,
+        "thresholds": dict(zip(FIGURES, learned.thresholds.tolist(), strict=True)),
+    }
+    said = [f"learned from {learned.clips} clips; of these {learned.flagged} are flagged"]
+    if split is not None:
+        test = load_data(source, split=split, frames=frames)
+        flagged = int((~learned.holds(test)).sum())
+        low, high = wilson(flagged, len(test)) or (0.0, 1.0)
+        facts["test"] = {"split": split, "n": len(test), "flagged": flagged, "ci95": (low, high)}
+        said.append(
+            f"of {len(test)} clean clips of {split} {flagged} are flagged: {100 * flagged / len(test):.1f} % "
+            f"[{100 * low:.1f}, {100 * high:.1f}]"
+        )
+    if json:
+        emit_json(facts)
+        return
+    for line in said:
+        emit(line)
+    emit(str(out))
 
 
 def describe(clips: "Clips", data: "DataSet | None") -> dict[str, Any]:

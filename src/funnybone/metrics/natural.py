@@ -1,5 +1,6 @@
 """Whether a clip is natural motion: figures of a single clip, held against those of recorded ones."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -101,11 +102,18 @@ class NaturalMotion:
 
     def save(self, path: str | Path) -> None:
         """Write it as one safetensors file."""
+        Path(path).write_bytes(self._bytes())
+
+    def digest(self) -> str:
+        """SHA-256 of what `save` writes."""
+        return hashlib.sha256(self._bytes()).hexdigest()
+
+    def _bytes(self) -> bytes:
         record = {key: getattr(self, key) for key in ("false_alarms", "clips", "flagged", "frames", "name")}
         record |= {"format": FORMAT, "figures": FIGURES, "skeleton": vars(self.limits.skeleton)}
         tensors = {key: getattr(self.limits, key).cpu().contiguous() for key in ("lower", "upper", "rest")}
         tensors["thresholds"] = self.thresholds.cpu().contiguous()
-        Path(path).write_bytes(save(tensors, {"natural_motion": json.dumps(record, sort_keys=True)}))
+        return save(tensors, {"natural_motion": json.dumps(record, sort_keys=True)})
 
 
 def on_manifold_rate(clips: Clips, natural: NaturalMotion) -> float:
