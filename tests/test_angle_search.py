@@ -9,6 +9,9 @@ from torch import nn
 
 import funnybone as fb
 from funnybone.attacks.angles import Turned
+from funnybone.metrics.natural import learn_natural_motion
+from funnybone.motion.angles import to_angles_near
+from funnybone.motion.limits import learn_limits
 from funnybone.motion.turns import carried, turns
 from funnybone.skeletons import COCO17, HDM05, NTU25, Skeleton
 from funnybone.testing import check_attack, linear_victim, random_clips
@@ -153,3 +156,32 @@ def test_joints_need_three_coordinates():
     flat = dataclasses.replace(clips, xyz=clips.xyz[..., :2].contiguous())
     with pytest.raises(fb.DataError, match="two coordinates"):
         fb.create_attack("angles")(linear_victim(flat, distance=0.01), flat)
+
+
+def test_joint_limits_of_recorded_motion_are_kept():
+    clips = random_clips(6, frames=12)
+    natural = learn_natural_motion(clips)
+    # Each clip goes beyond these by itself in some frames, and no further in any.
+    limits = learn_limits(clips, share=0.2, margin=0.0)
+    tight = dataclasses.replace(natural, limits=limits)
+    victim = linear_victim(clips, distance=0.2)
+    turned = Turned.of(dataclasses.replace(problem_of(victim, clips), natural=tight), 1.0)
+    noise = torch.randn(turned.clean.shape, generator=torch.Generator().manual_seed(0))
+    theta = turned.motion.theta + turned.constrain(turned.clean + noise)[..., 1:, :]
+    before, after = (
+        limits.excess(dataclasses.replace(turned.motion, theta=part)) for part in (turned.motion.theta, theta)
+    )
+    assert before.max() > 0.1
+    assert (after - before).max() < 1e-6
+    assert (theta - turned.motion.theta).abs().max() > 0.5
+    # Read back from positions, a twist that was cut off at one joint shows at the next.
+    clean, reached = limits.angles(clips, breathing=True), []
+    for known in (None, tight):
+        outcome = fb.create_attack("angles", search="pgd steps=20", slack=1.0)(
+            victim, clips, threat=L2(5.0), natural=known
+        )
+        assert outcome.success.any()
+        assert outcome.distances["bone_length_change"].max() < 1e-5
+        found = to_angles_near(outcome.adversarial.xyz, clean)
+        reached.append(float((limits.excess(found) - limits.excess(clean)).max()))
+    assert reached[1] < 0.5 * reached[0]

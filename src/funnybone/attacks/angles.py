@@ -26,8 +26,9 @@ class AngleSearch(Attack):
     Positions follow by forward kinematics, through which gradients come back, so every iterate is a pose of the same
     body: bones keep in each frame the length that they were recorded with. No joint is turned by more than ``slack``
     from where it was, nor, where several bones hang on one joint, any of these by more against it. So no angle between
-    two bones leaves the range that it has in the clip by more than ``slack``, or twice that at such a joint. That is
-    the only limit: nothing knows where an elbow ends, or how fast a body can turn.
+    two bones leaves the range that it has in the clip by more than ``slack``, or twice that at such a joint. With the
+    ``natural`` of the call, no angle leaves the joint limits of recorded motion either, but where the clean clip itself
+    is beyond them; without, nothing knows where an elbow ends. How fast a body can turn is no limit.
 
     Of a threat model that was left, the nearest point is taken, and joints are turned to point there; what that still
     leaves outside goes back, frame by frame, on its way to the clean clip. So an L-infinity ball is searched well
@@ -94,6 +95,9 @@ class Turned(Problem):
     """A problem in which an iterate is how far the root moved, then how joints are turned, (N, M, T, 1 + J, 3)."""
 
     slack: float = field(kw_only=True)
+    motion: AngleMotion = field(kw_only=True)  # the clean clips
+    lower: Float[Tensor, "N M T J 3"] = field(kw_only=True)  # how far each angle may go from the clean one
+    upper: Float[Tensor, "N M T J 3"] = field(kw_only=True)
     still: Float[Tensor, "N M T V C"] = field(kw_only=True)  # positions of the clean clips, as rounded on their way
     free: Bool[Tensor, "N M T W 1"] = field(kw_only=True)  # what moves no joint that the threat model holds
 
@@ -102,17 +106,24 @@ class Turned(Problem):
         """Return a problem as one of turns, in which nothing is turned yet."""
         parts = {part.name: getattr(problem, part.name) for part in dataclasses.fields(Problem)}
         held = ~free_joints(problem)[..., None, :]
+        if problem.natural is None:
+            # Angles that are all zero are far from where rotation vectors jump.
+            motion = as_it_is(problem.clips.xyz, problem.clips.valid, problem.clips.skeleton)
+            upper = torch.full_like(motion.theta, torch.inf)
+            lower = -upper
+        else:
+            limits = problem.natural.limits
+            motion = limits.angles(problem.clips, breathing=True)
+            lower, upper = (limits.lower - motion.theta).clamp(max=0), (limits.upper - motion.theta).clamp(min=0)
         return cls(
             **parts,
             slack=slack,
-            still=positions(as_it_is(problem.clips.xyz, problem.clips.valid, problem.clips.skeleton)),
+            motion=motion,
+            lower=lower,
+            upper=upper,
+            still=positions(motion),
             free=~(held & _moved(problem)).any(-1, keepdim=True),
         )
-
-    @property
-    def motion(self) -> AngleMotion:
-        """The clean clips, as angles that are all zero."""
-        return as_it_is(self.clips.xyz, self.clips.valid, self.clips.skeleton)
 
     @property
     def movable(self) -> Bool[Tensor, "N M T W 1"]:
@@ -126,7 +137,7 @@ class Turned(Problem):
     def shown(self, xyz: Float[Tensor, "N M T W C"]) -> Float[Tensor, "N M T V C"]:
         with torch.autocast(xyz.device.type, enabled=False):  # positions keep their digits whatever the victim does
             motion = self.motion
-            motion = replace(motion, root=motion.root + xyz[..., 0, :], theta=xyz[..., 1:, :])
+            motion = replace(motion, root=motion.root + xyz[..., 0, :], theta=motion.theta + xyz[..., 1:, :])
             # What nothing turned stays where it was to the last digit.
             return self.clips.xyz + (positions(motion) - self.still)
 
@@ -146,15 +157,17 @@ class Turned(Problem):
     def _allowed(self, xyz: Tensor) -> Tensor:
         """Without turns that are not to be made, or too far."""
         xyz = torch.where(self.movable & torch.isfinite(xyz), xyz, 0)
-        angle = torch.linalg.vector_norm(xyz[..., 1:, :], dim=-1, keepdim=True)
-        return torch.cat([xyz[..., :1, :], xyz[..., 1:, :] * (self.slack / angle.clamp(min=self.slack))], -2)
+        turned = torch.minimum(torch.maximum(xyz[..., 1:, :], self.lower), self.upper)
+        angle = torch.linalg.vector_norm(turned, dim=-1, keepdim=True)
+        return torch.cat([xyz[..., :1, :], turned * (self.slack / angle.clamp(min=self.slack))], -2)
 
     def _returned(self, there: Tensor) -> Tensor:
         """Turned to point into the threat model, and back towards the clean clip where that is not enough."""
         clean, motion = self.clips.xyz, self.motion
         aim = self.threat.project(clean, torch.where(self.clips.valid[..., None, None], there, clean))
         near = to_angles_near(aim, motion)
-        way = self._allowed(torch.cat([(near.root - motion.root)[..., None, :], near.theta], -2))
+        turned = near.theta - motion.theta
+        way = self._allowed(torch.cat([(near.root - motion.root)[..., None, :], turned], -2))
 
         def along(share: Tensor) -> Tensor:
             return self.shown(way * share[..., None, None])

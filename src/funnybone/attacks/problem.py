@@ -15,6 +15,7 @@ from funnybone.chance import Chance
 from funnybone.clips import Clips
 from funnybone.goals import Goal
 from funnybone.metrics.natural import NaturalMotion
+from funnybone.motion.angles import AngleMotion
 from funnybone.threat.base import Threat
 
 Precision = Literal["fp32", "bf16"]
@@ -187,7 +188,7 @@ class Problem:
         values = {part.name: getattr(self, part.name) for part in dataclasses.fields(self)}
         tensors: dict[str, Any] = {
             name: value[mask.to(value.device)] for name, value in values.items() if isinstance(value, Tensor)
-        }
+        } | {name: value[mask] for name, value in values.items() if isinstance(value, AngleMotion)}
         return dataclasses.replace(
             self,
             clips=self.clips[mask],
