@@ -1,5 +1,6 @@
 """Attacks that see labels only: what they keep, what they may ask, and where their search must end."""
 
+import dataclasses
 import math
 from itertools import pairwise
 
@@ -11,6 +12,7 @@ from funnybone.attacks import attacks
 from funnybone.attacks.basar import published_tangent, tangent
 from funnybone.attacks.decision import DecisionAttack
 from funnybone.clips import Clips
+from funnybone.metrics.natural import learn_natural_motion
 from funnybone.skeletons import Skeleton
 from funnybone.testing import linear_victim, random_clips
 from funnybone.threat import L2, Linf, Mask
@@ -56,6 +58,7 @@ def test_a_budget_is_never_exceeded_by_one(name, budget):
     clips = random_clips(4, persons=2, absent=True)
     outcome = fb.create_attack(name, **FEW[name])(linear_victim(clips), clips, budget=budget, threat=L2(50.0))
     assert outcome.queries.max() <= budget
+    assert outcome.queries.min() >= min(budget - 1, 2)  # one may be kept back for the end
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -80,11 +83,73 @@ def test_without_a_motion_of_another_class_noise_is_a_start(name):
     assert torch.equal(targeted.adversarial.xyz, clips.xyz)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_starts_must_fit(name):
+def test_starts_must_fit():
     clips = random_clips(2)
-    with pytest.raises(fb.DataError, match="as many persons and frames"):
-        fb.create_attack(name, **FEW[name])(linear_victim(clips), clips, starts=random_clips(2, frames=5))
+    attack, victim = fb.create_attack("hopskipjump", **FEW["hopskipjump"]), linear_victim(clips)
+    for starts, why in (
+        (random_clips(2, frames=5), "as many persons and frames"),
+        (dataclasses.replace(clips, up="z"), "z up, the clips in metre, y up"),
+        (clips[torch.zeros(2, dtype=torch.bool)], "there are none"),
+    ):
+        with pytest.raises(fb.DataError, match=why):
+            attack(victim, clips, starts=starts)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("frames", [1, 2])
+def test_clips_too_short_for_accelerations(name, frames):
+    clips = random_clips(4, frames=frames)
+    assert fb.create_attack(name, **FEW[name])(linear_victim(clips), clips).success.all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_draws_are_queries(name):
+    clips = random_clips(2)
+    attack = dataclasses.replace(fb.create_attack(name, **FEW[name]), queries=70)
+    outcome = attack(linear_victim(clips), clips, draws=7)
+    assert 14 <= outcome.queries.min() <= outcome.queries.max() <= 70
+    assert (outcome.queries % 7 == 0).all()
+    with pytest.raises(fb.DataError, match="one question costs 7"):
+        dataclasses.replace(attack, queries=6)(linear_victim(clips), clips, draws=7)
+
+
+def test_what_the_test_does_not_hold_is_not_said_to_be_natural():
+    clips = random_clips(6, frames=12)
+    natural = learn_natural_motion(clips)
+    never = dataclasses.replace(natural, thresholds=torch.zeros_like(natural.thresholds))
+    attack = fb.create_attack("hopskipjump", preset="natural", queries=60)
+    for known in (natural, never):
+        outcome = attack(linear_victim(clips), clips, natural=known)
+        said = torch.tensor(outcome.provenance["natural"])
+        assert torch.equal(said & outcome.success, (outcome.distances["on_manifold"] == 1) & said & outcome.success)
+        assert outcome.distances["bone_length_change"].max() < 1e-5  # by its making, if nothing else
+    assert not said.any()
+    assert all(value is None for row in outcome.provenance["curve"]["natural_position_m"] for value in row)
+
+
+def test_steps_are_those_made():
+    clips = random_clips(2)
+    outcome = fb.create_attack("hopskipjump", steps=2, probes=20)(linear_victim(clips), clips)
+    assert outcome.steps.tolist() == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("basar", {"spread": math.inf}),
+        ("basar", {"joint_weights": (math.nan,)}),
+        ("basar", {"weight": math.inf}),
+        ("hopskipjump", {"gamma": math.inf}),
+        ("hopskipjump", {"space": "dreams"}),
+        ("boundary", {"adaptation": math.inf}),
+        ("rays", {"accuracy": 1.0}),
+        ("basar", {"queries": 0}),
+    ],
+    ids=str,
+)
+def test_settings_that_mean_nothing_are_refused(name, settings):
+    with pytest.raises(fb.DataError, match=f"attack {name}"):
+        fb.create_attack(name, **settings)
 
 
 def test_a_ball_is_entered_in_the_end_and_a_mask_is_kept():

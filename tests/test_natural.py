@@ -1,6 +1,7 @@
 """The test for natural motion: how many clean clips it flags, what it sees, and what it does with files."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -96,6 +97,13 @@ def test_files_that_are_none_are_said_to_be(tmp_path, natural):
     tensors = {"lower": natural.limits.lower, "upper": natural.limits.upper, "rest": natural.limits.rest}
     save_file(tensors | {"thresholds": torch.zeros(3)}, path, {"natural_motion": json.dumps(record)})
     with pytest.raises(fb.DataError, match="thresholds for 8 figures"):
+        load_natural_motion(path)
+    for key, value, why in (("clips", math.inf, "not a file"), ("false_alarms", math.nan, "share of false alarms")):
+        save_file(tensors | {"thresholds": torch.zeros(8)}, path, {"natural_motion": json.dumps(record | {key: value})})
+        with pytest.raises(fb.DataError, match=why):
+            load_natural_motion(path)
+    save_file(tensors | {"thresholds": torch.full((8,), torch.nan)}, path, {"natural_motion": json.dumps(record)})
+    with pytest.raises(fb.DataError, match="threshold"):
         load_natural_motion(path)
     save_file(tensors | {"thresholds": torch.zeros(8)}, path, {"natural_motion": json.dumps(record | {"format": 9})})
     with pytest.raises(fb.DataError, match="another version"):

@@ -1,5 +1,6 @@
 """BASAR: random exploration around a clip, aimed probing towards it, and projection onto natural motion."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -109,11 +110,16 @@ class BASAR(DecisionAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         for what in ("steps", "trials", "period", "spread", "largest_spread", "reach"):
-            if not getattr(self, what) > 0:
+            if not 0 < getattr(self, what) < math.inf:
                 raise DataError(f"attack basar: {what} is {getattr(self, what)}", hint="give more than zero")
-        if not self.reach < 1 or not self.weight >= 0:
+        if not self.reach < 1 or not 0 <= self.weight < math.inf:
             raise DataError(
                 f"attack basar: reach is {self.reach}, weight {self.weight}", hint="reach below 1, weight not below 0"
+            )
+        numbers = (*(self.joint_weights or ()), *(value for cap in self.caps for value in cap))
+        if not all(0 <= number < math.inf for number in numbers):
+            raise DataError(
+                f"attack basar: caps {self.caps}, joint weights {self.joint_weights}", hint="give numbers from zero on"
             )
         if self.tangent not in ("true", "published"):
             raise DataError(f"attack basar: no tangent {self.tangent!r}", hint="write true or published")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import funnybone
 from funnybone.attacks.problem import Precision, Problem, Progress, Trace
+from funnybone.attacks.starts import check_starts
 from funnybone.attacks.verdict import TOLERANCE, judge, repeatable
 from funnybone.chance import Chance
 from funnybone.clips import Clips
@@ -142,6 +143,12 @@ class Attack(ABC):
         progress = progress or (lambda done, successes, total: None)
         if len(clips) == 0:
             raise DataError(f"{clips.name}: there are no clips to attack", hint="choose another split or limit")
+        if natural is not None:
+            natural = natural.to(victim.device)
+            natural.figures(clips[:1].to(victim.device))  # said now, where it was learned from other clips
+        if starts is not None:
+            check_starts(starts, clips)
+        starts = (clips if starts is None else starts).to(victim.device)
         draws = draws or (DRAWS if victim.stochastic else 1)
         if budget is not None and budget < draws:
             raise DataError(f"a budget of {budget} queries is less than the {draws} draws of one question")
@@ -177,8 +184,8 @@ class Attack(ABC):
                     chance=chance[rows].to(victim.device),
                     draws=draws,
                     precision=precision,
-                    natural=natural.to(victim.device) if natural else None,
-                    starts=(clips if starts is None else starts).to(victim.device),
+                    natural=natural,
+                    starts=starts,
                 )
 
                 def tell(more: int, won: int, _: int, done: int = done, successes: int = successes) -> None:
@@ -198,6 +205,7 @@ class Attack(ABC):
             adversarial = clips.with_xyz(xyz)
             after = judge(victim, adversarial, goal, reference, batch_size)
         violation = threat.violation(clips.xyz, xyz)
+        judged = {"on_manifold": natural.to("cpu").holds(adversarial).float()} if natural else {}
         success = attacked & (after.agreement > 0.5) & (violation <= TOLERANCE)
         how = {"budget": budget, "draws": draws, "precision": precision, "batch_size": batch_size}
         return Outcome(
@@ -214,7 +222,7 @@ class Attack(ABC):
             reference=reference,
             violation=violation,
             zero_gradient=zero,
-            distances=deviations(clips, xyz) | ({"on_manifold": natural.holds(adversarial).float()} if natural else {}),
+            distances=deviations(clips, xyz) | judged,
             provenance=self.provenance(victim, clips, goal, threat, **how) | self.notes(success, traces),
         )
 

@@ -1,5 +1,6 @@
 """Boundary attack: a random walk on the border of a class, on spheres around the clean clip that shrink."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ from funnybone.attacks.base import register_attack
 from funnybone.attacks.decision import DecisionAttack, Questions, Walk
 from funnybone.attacks.problem import Problem
 from funnybone.attacks.spaces import SpaceName, smooth, space_of
+from funnybone.attacks.starts import Form
 from funnybone.errors import DataError
 
 SEARCH, AROUND, AHEAD = range(3)  # what a clip is at
@@ -84,16 +86,20 @@ class Boundary(DecisionAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         for what in ("steps", "trials", "spherical", "ahead"):
-            if not getattr(self, what) > 0:
+            if not 0 < getattr(self, what) < math.inf:
                 raise DataError(f"attack {self.name}: {what} is {getattr(self, what)}", hint="give more than zero")
         if not self.ahead < 1:
             raise DataError(f"attack {self.name}: ahead is {self.ahead}", hint="give less than 1, the whole way")
-        if not self.adaptation > 1:
+        if not 1 < self.adaptation < math.inf:
             raise DataError(f"attack {self.name}: adaptation is {self.adaptation}", hint="give more than 1")
         if self.space not in ("positions", "angles"):
             raise DataError(f"attack {self.name}: no space {self.space!r}", hint="write positions or angles")
         if self.frequencies is not None and self.frequencies < 1:
             raise DataError(f"attack {self.name}: frequencies is {self.frequencies}", hint="give at least 1")
+
+    def form(self, problem: Problem) -> Form:
+        space = space_of(problem, self.space)
+        return lambda xyz, owner: space.positions(space.points(xyz, owner), owner)
 
     def walk(self, problem: Problem, start: Float[Tensor, "N M T V C"], started: Bool[Tensor, " N"]) -> "BoundaryWalk":
         return BoundaryWalk(self, problem, start, started)

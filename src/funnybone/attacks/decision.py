@@ -13,7 +13,7 @@ from torch import Tensor
 
 from funnybone.attacks.base import Attack
 from funnybone.attacks.problem import Problem, Progress, Trace
-from funnybone.attacks.starts import starting
+from funnybone.attacks.starts import Form, starting
 from funnybone.attacks.verdict import TOLERANCE
 from funnybone.chance import Chance
 from funnybone.clips import Clips
@@ -66,7 +66,7 @@ class Walk(ABC):
     Attributes
     ----------
     xyz : Float[Tensor, "N M T V C"]
-        The clips as they are now; they achieve the goal.
+        Where the clips start; a walk in positions may keep where they are.
     done : Bool[Tensor, "N"]
         Which clips have arrived, or can go no further.
     steps : Int[Tensor, "N"]
@@ -119,10 +119,11 @@ class DecisionAttack(Attack):
     """An attack that sees the predicted class and nothing else.
 
     It starts from a motion that achieves the goal: one of ``starts``, of another class or of the chosen one, moved to
-    where the clip is. So it succeeds wherever there is such a motion and nothing bounds it, and what counts is how near
-    it comes. Of all that was asked, what achieves the goal and is nearest to the clean clip is kept; an attack that
-    makes natural motion keeps the nearest of that apart, and returns it. With the ``natural`` of the call, the nearest
-    that its test takes for natural motion; without any, the nearest by its making.
+    where the clip is. So it succeeds wherever there is such a motion, a query for it, and nothing that bounds it, and
+    what counts is how near it comes. Of all that was asked, what achieves the goal and is nearest to the clean clip is
+    kept; an attack that makes natural motion keeps the nearest of that apart, and returns it. With the ``natural`` of
+    the call, that is the nearest that its test takes for natural motion, of the nearest of each tick; without any, the
+    nearest by its making.
 
     A threat model is kept: each question is brought inside, but for balls. Distance is what is made small, so a clip
     counts where it ends inside of the ball, if need be after it was brought there in the end.
@@ -153,6 +154,10 @@ class DecisionAttack(Attack):
     def walk(self, problem: Problem, start: Float[Tensor, "N M T V C"], started: Bool[Tensor, " N"]) -> Walk:
         """Return the search."""
 
+    def form(self, problem: Problem) -> Form:
+        """Return what brings a motion to start from into what the attack searches; it stays as it is by default."""
+        return lambda xyz, owner: xyz
+
     def distance(
         self, problem: Problem, xyz: Float[Tensor, "B M T V C"], owner: Int[Tensor, " B"]
     ) -> Float[Tensor, " B"]:
@@ -161,10 +166,13 @@ class DecisionAttack(Attack):
 
     def run(self, problem: Problem, progress: Progress) -> WalkTrace:
         whole, balls = problem.threat, [part for part in parts_of(problem.threat) if isinstance(part, Ball)]
+        least = (1 + bool(balls)) * problem.draws
+        if self.queries < least:
+            raise DataError(f"attack {self.name}: queries is {self.queries}", hint=f"one question costs {least}")
         problem = dataclasses.replace(problem, threat=without(problem.threat, balls))
         # The last question about a clip is kept for what was brought into a ball.
         book = Book(self, problem, kept_back=1 if balls else 0)
-        start, started = starting(problem, lambda *asked: book.ask(*asked)[0], self.tries)
+        start, started = starting(problem, lambda *asked: book.ask(*asked)[0], self.tries, self.form(problem))
         walk = self.walk(problem, start, started)
         total = len(problem)
         while not bool(walk.done.all()):
@@ -180,7 +188,7 @@ class DecisionAttack(Attack):
         if balls:
             xyz, fallen = brought_inside(book, whole, xyz)
         progress(total, int(fallen.sum()), total)
-        natural = fallen & book.natural.found & (xyz == book.natural.xyz).flatten(1).all(1)
+        natural = fallen & book.natural.held & (xyz == book.natural.xyz).flatten(1).all(1)
         return WalkTrace(
             xyz, fallen, walk.steps, torch.zeros_like(fallen), book.best.curve, book.natural.curve, natural
         )
@@ -231,11 +239,16 @@ class Kept:
     def nothing(cls, clean: Float[Tensor, "N M T V C"]) -> "Kept":
         """Return what is kept before the first question."""
         none = clean.new_full((len(clean),), torch.inf)
-        return cls(clean.clone(), none, none.clone(), none[:, None].repeat(1, len(MARKS)))
+        return cls(clean.clone(), none.double(), none.clone(), none[:, None].repeat(1, len(MARKS)))
 
     @property
     def found(self) -> Bool[Tensor, " N"]:
         return self.distance.isfinite()
+
+    @property
+    def held(self) -> Bool[Tensor, " N"]:
+        """Where what was found is natural motion by the test, if there is one."""
+        return self.distance < NOT_HELD
 
     def note(
         self,
@@ -246,6 +259,7 @@ class Kept:
         asked: Int[Tensor, " N"],
     ) -> None:
         """Keep what is nearer than what was kept; ``distance`` is infinite where the goal is missed."""
+        distance = distance.double()  # what is far for not being held is told apart all the same
         least = self.distance.scatter_reduce(0, owner, distance, "amin")
         better = (distance < self.distance[owner]) & (distance == least[owner])
         place = torch.where(better, torch.arange(len(owner), device=owner.device), -1)
@@ -255,7 +269,8 @@ class Kept:
             chosen = xyz[last[changed]]
             self.xyz[changed], self.distance = chosen, least
             clips = problem.clips
-            self.position[changed] = joint_displacement(clips.xyz[changed], chosen, clips.valid[changed])
+            moved = joint_displacement(clips.xyz[changed], chosen, clips.valid[changed])
+            self.position[changed] = torch.where(self.held[changed], moved, torch.inf)
         marks = torch.tensor(MARKS, device=asked.device)
         self.curve = torch.where(marks >= asked[:, None], self.position[:, None], self.curve)
 
@@ -305,7 +320,7 @@ class Book:
             labels[of] = problem.predicted(xyz[of], owner[of])
             fooled[of] = problem.goal.achieved_by_labels(labels[of], problem.reference[owner[of]])
         self.asked += torch.where(asked, counts * problem.draws, 0)
-        distance = self.attack.distance(problem, xyz, owner).masked_fill(~fooled, torch.inf)
+        distance = self.attack.distance(problem, xyz, owner).double().masked_fill(~fooled, torch.inf)
         self.best.note(problem, xyz, owner, distance, self.asked)
         if natural is not None:
             # What the test does not take for natural is kept only where there is nothing else.

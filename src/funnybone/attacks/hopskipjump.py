@@ -13,7 +13,9 @@ from funnybone.attacks.base import register_attack
 from funnybone.attacks.decision import DecisionAttack, Questions, Walk
 from funnybone.attacks.problem import Problem
 from funnybone.attacks.spaces import SpaceName, smooth, space_of
+from funnybone.attacks.starts import Form
 from funnybone.errors import DataError
+from funnybone.threat.base import Unbounded
 
 SEARCH, PROBE, JUMP = range(3)  # what a clip is at
 AT_ONCE = 32  # probes of a clip in one tick; their number bounds what is held in memory
@@ -78,12 +80,16 @@ class HopSkipJump(DecisionAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         for what in ("steps", "probes", "most_probes", "gamma"):
-            if not getattr(self, what) > 0:
+            if not 0 < getattr(self, what) < math.inf:
                 raise DataError(f"attack {self.name}: {what} is {getattr(self, what)}", hint="give more than zero")
         if self.space not in ("positions", "angles"):
             raise DataError(f"attack {self.name}: no space {self.space!r}", hint="write positions or angles")
         if self.frequencies is not None and self.frequencies < 1:
             raise DataError(f"attack {self.name}: frequencies is {self.frequencies}", hint="give at least 1")
+
+    def form(self, problem: Problem) -> Form:
+        space = space_of(problem, self.space)
+        return lambda xyz, owner: space.positions(space.points(xyz, owner), owner)
 
     def walk(
         self, problem: Problem, start: Float[Tensor, "N M T V C"], started: Bool[Tensor, " N"]
@@ -104,10 +110,12 @@ class HopSkipJumpWalk(Walk):
         self.at = self.space.points(start, rows)
         frames = clean.shape[2] if attack.frequencies is None else min(attack.frequencies, clean.shape[2])
         self.numbers = clean.shape[1] * frames * clean.shape[3]
-        self.accuracy = attack.gamma / self.numbers**1.5
+        # Shares of a way that are nearer to each other than float32 tells apart are one.
+        self.accuracy = max(attack.gamma / self.numbers**1.5, 4 * torch.finfo(clean.dtype).eps)
         self.stage = torch.full((len(problem),), SEARCH, device=clean.device)
         # Of the way to the clean clip, the share that is known to achieve the goal, and the one known not to.
         self.good, self.bad = clean.new_zeros(len(problem)), clean.new_ones(len(problem))
+        self.round = torch.zeros_like(self.steps)
         self.left = torch.zeros(len(problem), dtype=torch.long, device=clean.device)  # probes
         self.said, self.drawn = torch.zeros_like(clean), torch.zeros_like(clean)  # sums of probes: by answer, and all
         self.yes, self.number = clean.new_zeros(2, len(problem))
@@ -161,14 +169,18 @@ class HopSkipJumpWalk(Walk):
             return
         # On the border: the clip is where the goal is known to hold, and probes go around it.
         clean = self.space.clean[rows]
-        self.at[rows] = torch.lerp(self.at[rows], clean, self.good[rows][:, None, None, None])
-        self.steps[rows] += 1
-        self.done[rows] |= self.steps[rows] > self.attack.steps
+        at = torch.lerp(self.at[rows], clean, self.good[rows][:, None, None, None])
+        if not isinstance(self.problem.threat, Unbounded):  # from where the threat model lets it be
+            at = self.space.points(self.problem.constrain_some(self.space.positions(at, rows), rows), rows)
+        self.at[rows] = at
+        self.round[rows] += 1
+        self.steps[rows] = self.round[rows] - 1  # the first bisection is none
+        self.done[rows] |= self.round[rows] > self.attack.steps
         way = torch.linalg.vector_norm((self.at[rows] - clean).flatten(1), dim=1)
-        wanted = self.attack.probes * self.steps[rows].double().sqrt()
+        wanted = self.attack.probes * self.round[rows].double().sqrt()
         self.left[rows] = wanted.long().clamp(max=self.attack.most_probes)
         self.near[rows] = math.sqrt(self.numbers) * self.accuracy * way
-        first = self.steps[rows] == 1
+        first = self.round[rows] == 1
         self.near[rows] = torch.where(first, FIRST_PROBE * way, self.near[rows])
         self.said[rows], self.drawn[rows] = 0, 0
         self.yes[rows], self.number[rows] = 0, 0
@@ -191,7 +203,7 @@ class HopSkipJumpWalk(Walk):
         size = torch.linalg.vector_norm(normal, dim=(1, 2, 3), keepdim=True)
         self.said[rows] = normal / size.clamp(min=torch.finfo(normal.dtype).tiny)
         way = torch.linalg.vector_norm((self.at[rows] - self.space.clean[rows]).flatten(1), dim=1)
-        self.length[rows] = way / self.steps[rows].to(way).sqrt()
+        self.length[rows] = way / self.round[rows].to(way).sqrt()
         self.stage[rows] = JUMP
 
     def _jumped(self, rows: Tensor, fooled: Tensor) -> None:

@@ -24,7 +24,7 @@ PAIRS = 8
 class NES(ScoreAttack):
     """Estimate the gradient by the scores around an iterate, step against it with momentum, return to the budget.
 
-    Probes come in pairs, ``x + sigma u`` and ``x - sigma u``; the estimate is the mean of ``u`` weighted by by how much
+    Probes come in pairs, ``x + sigma u`` and ``x - sigma u``; the estimate is the mean of ``u`` weighted by how much
     the two losses differ. Probes may lie outside of the threat model, where nothing is judged; iterates do not. The
     step is the steepest one of the threat model's ball, as in PGD, and other parts are projected onto. What cannot
     move, padding, absent persons and what a mask holds, is not probed.

@@ -147,7 +147,7 @@ class Problem:
         """Return what `score` does for some positions; ``owner`` says which clip of the problem each was made from."""
         objective = objective or self.goal.loss
         size = BATCH.get(xyz.device.type, 16)
-        batches = list(zip(xyz.split(size), self.rows[owner].split(size), strict=True))
+        batches = list(zip(xyz.split(size), self.rows[owner.to(self.rows.device)].split(size), strict=True))
         mean: tuple[Tensor, ...] = ()
         for _ in range(self.draws):
             logits = torch.cat([self.victim.scores(*batch) for batch in batches]).float()
@@ -161,7 +161,7 @@ class Problem:
         Of a victim whose answers differ, the most frequent of ``draws`` answers.
         """
         size = BATCH.get(xyz.device.type, 16)
-        batches = list(zip(xyz.split(size), self.rows[owner].split(size), strict=True))
+        batches = list(zip(xyz.split(size), self.rows[owner.to(self.rows.device)].split(size), strict=True))
         answers = [torch.cat([self.victim.labels(*batch) for batch in batches]) for _ in range(self.draws)]
         return torch.stack(answers).mode(0).values
 

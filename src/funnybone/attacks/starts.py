@@ -15,10 +15,13 @@ from funnybone.motion.unwrapping import held
 NOISES = 14  # how often noise is tried where no motion will do: one way and the other, and then twice as large
 FIRST_NOISE = 0.1  # metres
 
+Form = Callable[[Float[Tensor, "B M T V C"], Int[Tensor, " B"]], Float[Tensor, "B M T V C"]]
 Ask = Callable[[Float[Tensor, "B M T V C"], Int[Tensor, " B"]], Bool[Tensor, " B"]]
 
 
-def starting(problem: Problem, ask: Ask, tries: int) -> tuple[Float[Tensor, "N M T V C"], Bool[Tensor, " N"]]:
+def starting(
+    problem: Problem, ask: Ask, tries: int, form: Form
+) -> tuple[Float[Tensor, "N M T V C"], Bool[Tensor, " N"]]:
     """Return a clip that achieves the goal for each clean one, and for which of them one was found.
 
     Motions of ``problem.starts`` in a random order: those of the wanted class, or of any but the true one. Where none
@@ -32,6 +35,8 @@ def starting(problem: Problem, ask: Ask, tries: int) -> tuple[Float[Tensor, "N M
         Tells for which positions, of which clips, the goal holds.
     tries : int
         Motions that are asked about for each clip, at most.
+    form : callable
+        What is asked about in place of a motion, of a clip: what it is in the space that is searched.
     """
     clean, device = problem.clean, problem.clean.device
     found = torch.zeros(len(problem), dtype=torch.bool, device=device)
@@ -42,7 +47,7 @@ def starting(problem: Problem, ask: Ask, tries: int) -> tuple[Float[Tensor, "N M
         rows = (~found & some[:, place]).nonzero().flatten()
         if not len(rows):
             break
-        there = problem.constrain_some(laid(starts, order[rows, place], problem.clips, rows), rows)
+        there = problem.constrain_some(form(laid(starts, order[rows, place], problem.clips, rows), rows), rows)
         fooled = ask(there, rows)
         start[rows[fooled]], found[rows[fooled]] = there[fooled], True
     noise = problem.chance.normal(*clean.shape[1:])
@@ -50,27 +55,44 @@ def starting(problem: Problem, ask: Ask, tries: int) -> tuple[Float[Tensor, "N M
         rows = (~found).nonzero().flatten()
         if not len(rows):
             break
-        there = problem.constrain_some(clean[rows] + (-1) ** turn * FIRST_NOISE * 2 ** (turn // 2) * noise[rows], rows)
+        moved = clean[rows] + (-1) ** turn * FIRST_NOISE * 2 ** (turn // 2) * noise[rows]
+        there = problem.constrain_some(form(moved, rows), rows)
         fooled = ask(there, rows)
         start[rows[fooled]], found[rows[fooled]] = there[fooled], True
     return start, found
 
 
 def fitting(problem: Problem) -> Clips:
-    """Return the motions to start from, when they fit to the clips."""
-    starts, clips = problem.starts, problem.clips
-    assert starts is not None  # `Attack.__call__` gives some
+    """Return the motions to start from."""
+    assert problem.starts is not None  # `Attack.__call__` gives some
+    return problem.starts
+
+
+def check_starts(starts: Clips, clips: Clips) -> None:
+    """Say what is wrong with motions that do not fit to the clips.
+
+    Raises
+    ------
+    DataError
+        When there are none, or they are of another skeleton, shape, unit or vertical axis.
+    """
+    if not len(starts):
+        raise DataError(f"starts {starts.name}: there are none", hint="leave them out, or give some")
+    if (starts.unit, starts.up) != (clips.unit, clips.up):
+        raise DataError(
+            f"starts {starts.name}: in {starts.unit}, {starts.up} up, the clips in {clips.unit}, {clips.up} up",
+            hint="give motions of the same data",
+        )
     if starts.skeleton != clips.skeleton or starts.xyz.shape[1:] != clips.xyz.shape[1:]:
         raise DataError(
             f"starts {starts.name}: {tuple(starts.xyz.shape[1:])} on {starts.skeleton.name}, the clips are "
             f"{tuple(clips.xyz.shape[1:])} on {clips.skeleton.name}",
             hint="give motions of as many persons and frames, on the same skeleton",
         )
-    return starts
 
 
 def laid(starts: Clips, chosen: Int[Tensor, " B"], clips: Clips, rows: Int[Tensor, " B"]) -> Float[Tensor, "B M T V C"]:
-    """Return chosen motions where some of the clips are, facing as they do, in their valid frames.
+    """Return chosen motions in the valid frames of some of the clips, and, in space, where these are and facing so.
 
     Where a motion has ended it stays in its last pose; a person that it does not have moves as the clip's.
     """

@@ -140,9 +140,9 @@ def learn_natural_motion(
     """Return what recorded clips keep to.
 
     Thresholds are ranks: each figure may be as large as in all but so many of the clips, the same number for each
-    figure, and that number is the largest with which at most a share ``false_alarms`` of the clips has any figure above
-    its threshold. Whether angles are beyond limits is seen in clips that the limits were not learned from: those of
-    some subjects at a time, where there are subjects.
+    figure, and that number is the largest with which at most ``false_alarms (n + 1)`` of the n clips have any figure
+    above its threshold. Whether angles are beyond limits is seen in clips that the limits were not learned from: those
+    of some subjects at a time, where there are subjects.
 
     Parameters
     ----------
@@ -209,7 +209,7 @@ def load_natural_motion(path: str | Path) -> NaturalMotion:
         return _from_parts(tensors, record)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise DataError(
             f"{path}: not a file of natural motion ({error})", hint="write one with 'funnybone data natural'"
         ) from None
@@ -220,7 +220,13 @@ def _from_parts(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> Nat
         raise DataError("another version wrote it", hint="learn it anew")
     if tuple(tensors["thresholds"].shape) != (len(FIGURES),):
         raise DataError(f"it has {tuple(tensors['thresholds'].shape)} thresholds for {len(FIGURES)} figures")
+    if not all(part.is_floating_point() for part in tensors.values()):
+        raise DataError("a number in it is none of floating point", hint="learn it anew")
+    if bool(tensors["thresholds"].isnan().any()) or not 0 <= float(record["false_alarms"]) < 1:
+        raise DataError("a threshold or the share of false alarms is no number that it can be", hint="learn it anew")
     skeleton = record["skeleton"]
+    if not all(isinstance(joint, str) for joint in skeleton["joints"]):
+        raise DataError("a joint has no name", hint="learn it anew")
     skeleton = Skeleton(
         skeleton["name"],
         tuple(skeleton["joints"]),

@@ -81,13 +81,15 @@ def project_angles(
     for bound in (lower, upper):
         if bound.shape not in ((d,), (n, d)):
             raise DataError(f"limits have shape {tuple(bound.shape)}", hint=f"give {(d,)} or {(n, d)}")
-    if bool((lower > upper).any()):
-        raise DataError("a lower limit is above the upper one")
+    if not bool((lower <= upper).all()):
+        raise DataError("a limit is no number, or a lower limit is above the upper one")
     if not 0 <= weight < math.inf:
         raise DataError(f"the weight of accelerations is {weight}", hint="give zero or more")
+    low, high = (bound.double().expand(n, d) for bound in (lower, upper))
+    if t < 3 or weight == 0:  # without accelerations, frames do not meet
+        return torch.minimum(torch.maximum(theta, low[:, None].to(theta)), high[:, None].to(theta))
     if valid is None:
         valid = theta.new_ones(n, t, dtype=torch.bool)
-    low, high = (bound.double().expand(n, d) for bound in (lower, upper))
     counted = stencil(valid[:, None], 2)[:, 0]
     found = torch.empty_like(theta)
     # Clips differ in their matrix by which frames count alone: most often there is one pattern.
@@ -239,7 +241,7 @@ def _solved(aim: Tensor, still: Tensor, low: Tensor, high: Tensor, by: _Factors)
     wanted = aim + by.dynamics @ still
     found = by.inverse @ wanted
     bound = ((found < low) | (found > high)).any(0).nonzero().flatten()
-    if not len(bound) or by.rho == 1:  # without dynamics, frames do not meet
+    if not len(bound):
         return found.clamp(low, high)
     steps = math.ceil(math.log(ACCURACY) / math.log((by.rho - 1) / (by.rho + 1)))
     for part in bound.split(CHUNK):
