@@ -48,7 +48,7 @@ class BASAR(DecisionAttack):
 
     Joint limits are those of ``natural``, or learned from the motions to start from.
 
-    Presets: ``published`` has the tangent of the published code.
+    Presets: ``published`` has the tangent, the period and the weight of the published code.
 
     Parameters
     ----------

@@ -137,7 +137,7 @@ def _arms(problem: Problem) -> Float[Tensor, "N M 1 W"]:
     """How far joints go for a radian of each angle, and for a metre of the root, over the frames of a clip."""
     clips, skeleton = problem.clips, problem.clips.skeleton
     moved = torch.tensor(carried(skeleton), device=clips.xyz.device)  # (J, V)
-    pivots = [_pivot(skeleton.parents, row, skeleton.root) for row in moved.tolist()]
+    pivots = [_pivot(skeleton.parents, row) for row in moved.tolist()]
     away = clips.xyz[..., None, :, :] - clips.xyz[..., pivots, None, :]  # (N, M, T, J, V, 3)
     square = torch.where(moved[..., None], away, 0).square().sum((-1, -2))
     there = clips.valid[..., None]
@@ -147,6 +147,6 @@ def _arms(problem: Problem) -> Float[Tensor, "N M 1 W"]:
     return torch.cat([root, turn], -1)[:, :, None]
 
 
-def _pivot(parents: tuple[int, ...], moved: list[bool], root: int) -> int:
-    """The joint about which a rotation turns: the one that carries the outermost bone that it moves."""
+def _pivot(parents: tuple[int, ...], moved: list[bool]) -> int:
+    """The joint about which a rotation turns: it carries what is moved, and stays itself."""
     return next(parents[joint] for joint, does in enumerate(moved) if does and not moved[parents[joint]])
