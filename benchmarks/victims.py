@@ -4,11 +4,12 @@ Our form with frozen parameters against the authors' operation order (benchmarks
 on, as published attack code runs it, and against the same with frozen parameters. Interleaved in one run; medians with
 quartiles, and ratios of medians. Also our form in bf16 autocast, where the processor computes in it, with the cosine
 between its input gradient and float32's (of weights drawn at random; and, given a folder of trained weights and their
-motion file, of those on clips: the median over clips); and the achieved GFLOP/s beside those of matrix products of the
-same machine in both precisions.
+motion file, of those on clips: the median over clips, beside what it is in float32 where each coordinate of a joint is
+moved by 1 mm at random); and the achieved GFLOP/s beside those of matrix products of the same machine in both precisions.
 
     python benchmarks/victims.py [--models agcn ...] [--clips 8] [--frames 60] [--repetitions 9] [--json FILE]
                                  [--weights FOLDER --data hdm05_11.npz --split subject:mm,tr] [--docs]
+    python benchmarks/victims.py --cosines --weights FOLDER --data hdm05_11.npz    # these alone, into the last results
 """
 
 import argparse
@@ -29,6 +30,7 @@ from funnybone.skeletons import NTU25
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "victims_speed.json"
 PAGE = HERE.parent / "docs" / "models.md"
+MILLIMETRE = 1e-3
 MARKS = ("<!-- speed: made by benchmarks/victims.py -->\n", "<!-- end of speed -->\n")
 
 
@@ -128,13 +130,18 @@ def compare(name, clips, frames, repetitions, half):
     return result
 
 
-def trained_cosine(weights, data, split, clips):
-    """Median over clips of the cosine between the input gradients in bf16 and in float32, of a trained victim."""
+def trained_cosines(weights, data, split, clips):
+    """Median over clips of cosines between a trained victim's input gradients: bf16's, and that a millimetre away."""
     victim = fb.create_victim(weights)
     shown = fb.load_data(data, split=split, frames=victim.frames)
     shown = shown[torch.randperm(len(shown), generator=torch.Generator().manual_seed(0))[:clips].sort().values.tolist()]
-    plain, half = (step(forward, shown.xyz, shown.labels)() for forward in (victim.logits, bf16(victim.logits)))
-    return torch.cosine_similarity(plain.flatten(1).double(), half.flatten(1).double(), 1).median().item()
+    moved = shown.xyz + MILLIMETRE * torch.randn(shown.xyz.shape, generator=torch.Generator().manual_seed(1))
+    plain, half, near = (
+        step(forward, xyz, shown.labels)().flatten(1).double()
+        for forward, xyz in ((victim.logits, shown.xyz), (bf16(victim.logits), shown.xyz), (victim.logits, moved))
+    )
+    kinds = {"cosine_bf16_trained": half, "cosine_moved_trained": near}
+    return {name: torch.cosine_similarity(plain, other, 1).median().item() for name, other in kinds.items()}
 
 
 def cosine(a, b):
@@ -144,7 +151,7 @@ def cosine(a, b):
 def write_page(report):
     """Put the table between the marks of docs/models.md."""
     head = ("model", "ms", "authors' order / ours", "the same, frozen / ours", "authors' order / ours in bf16")
-    head += ("cosine in bf16", "GFLOP/s")
+    head += ("cosine in bf16", "cosine 1 mm away", "GFLOP/s")
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for name, found in report["victims"].items():
         ratios = (found[key] for key in ("textbook_over_ours", "textbook_frozen_over_ours", "textbook_over_ours_bf16"))
@@ -152,7 +159,8 @@ def write_page(report):
         if "cosine_bf16_trained" in found:
             cosines += f" ({found['cosine_bf16_trained']:.3f})"
         cells = [f"`{name}`", f"{1000 * found['median_seconds']['ours']:.0f}", *(f"{ratio:.2f}" for ratio in ratios)]
-        cells += [cosines, f"{found['gflop_per_second']:.0f}"]
+        near = found.get("cosine_moved_trained")
+        cells += [cosines, "-" if near is None else f"({near:.3f})", f"{found['gflop_per_second']:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
     products = [report[f"product_{kind}gflop_per_second"] for kind in ("", "bf16_")]
     lines += [
@@ -178,9 +186,23 @@ def main():
     parser.add_argument("--split", default="subject:mm,tr")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--docs", action="store_true", help="write the table of docs/models.md from the last results")
+    parser.add_argument("--cosines", action="store_true", help="only measure those of trained weights anew")
     arguments = parser.parse_args()
+
+    def trained(name):
+        weights = arguments.weights and arguments.weights / f"{name}.hdm05_11.0.safetensors"
+        if not (weights and weights.exists()):
+            return {}
+        return trained_cosines(str(weights), arguments.data, arguments.split, arguments.clips)
+
+    if arguments.cosines:
+        report = json.loads(RESULTS.read_text())
+        for name in arguments.models:
+            report["victims"][name] |= trained(name)
+        RESULTS.write_text(json.dumps(report, indent=2) + "\n")
     if arguments.docs:
         write_page(json.loads(RESULTS.read_text()))
+    if arguments.docs or arguments.cosines:
         return
 
     capability = torch.backends.cpu.get_cpu_capability()
@@ -198,11 +220,7 @@ def main():
     rates = [product_rate()]
     for name in arguments.models:
         found = compare(name, arguments.clips, arguments.frames, arguments.repetitions, half)
-        weights = arguments.weights and arguments.weights / f"{name}.hdm05_11.0.safetensors"
-        if half and weights and weights.exists():
-            found["cosine_bf16_trained"] = trained_cosine(
-                str(weights), arguments.data, arguments.split, arguments.clips
-            )
+        found |= trained(name) if half else {}
         report["victims"][name] = found
         line = f"{name:12} {1000 * found['median_seconds']['ours']:7.0f} ms"
         line += f"   textbook {found['textbook_over_ours']:5.2f}x, frozen {found['textbook_frozen_over_ours']:5.2f}x"
