@@ -109,6 +109,11 @@ def load(
                 hint="choose one length with --frames, or audit them apart",
             )
         frames = lengths.pop() if lengths else FRAMES
+        if not lengths and clips.xyz.shape[2] != FRAMES:
+            note(
+                f"{', '.join(loaded)}: nothing says on how many frames it was trained; clips are resampled to {FRAMES} "
+                "(--frames chooses another length)"
+            )
     return loaded, clips.resample(frames)
 
 
