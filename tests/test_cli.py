@@ -672,6 +672,26 @@ def test_clips_are_resampled_to_what_the_victim_takes(motion, capsys):
     assert victim == "make"
 
 
+def test_natural_motion_is_that_of_the_clips_that_a_split_leaves(motion, tmp_path, capsys):
+    clips = fb.load_data(motion, split="subject:s0", frames=10)
+    others = fb.load_data(motion, split="!subject:s0", frames=10)
+    learned = common.natural_motion(None, str(motion), "subject:s0", clips)
+    assert learned.clips == len(others)
+    assert learned.digest() == fb.metrics.learn_natural_motion(others).digest()
+    assert common.natural_motion(None, str(motion), None, clips) is None  # nothing is left to learn from
+    learned.save(tmp_path / "own.safetensors")
+    assert common.natural_motion(tmp_path / "own.safetensors", str(motion), None, clips).digest() == learned.digest()
+    everyone = ",".join(sorted({*fb.load_data(motion).groups["subject"]}))
+    assert common.natural_motion(None, str(motion), f"subject:{everyone}", clips) is None
+    assert "natural motion is not judged" in capsys.readouterr().err
+
+
+def test_natural_motion_of_the_embedded_data_is_packaged():
+    clips = fb.load_data("synthetic", split="test")[:2]
+    assert common.natural_motion(None, "synthetic", "test", clips).clips == 840
+    assert common.natural_motion(None, "synthetic", "class:wave", clips.resample(20)).frames == 20
+
+
 # Persons
 
 

@@ -164,3 +164,14 @@ def test_the_command_says_how_many_clean_clips_it_flags(tmp_path, few, capsys):
     assert load_natural_motion(file).frames == 12
     assert main(["attack", "pgd", "--victim", "stgcn", "--limit", "1", "--natural", str(tmp_path / "none")]) == 2
     assert "no such file" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_packaged_file_is_that_of_the_training_part():
+    from funnybone.data import datasets
+
+    packaged = load_natural_motion(datasets["synthetic"].natural)
+    learned = learn_natural_motion(fb.load_data("synthetic", split="train"))
+    assert torch.allclose(packaged.thresholds, learned.thresholds, rtol=1e-3)
+    assert torch.allclose(packaged.limits.lower, learned.limits.lower, atol=1e-3)
+    assert (packaged.clips, packaged.frames) == (learned.clips, learned.frames)

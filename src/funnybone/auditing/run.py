@@ -27,7 +27,7 @@ from funnybone.auditing.suites import Suite, create_suite
 from funnybone.auditing.tables import table
 from funnybone.clips import Clips
 from funnybone.errors import DataError
-from funnybone.metrics.natural import NaturalMotion
+from funnybone.metrics.natural import NaturalMotion, on_manifold_rate
 from funnybone.victims.base import Victim, predict
 
 # Told (entry, clips done, of those successful, clips); where more than one is attacked the entry is "victim: entry",
@@ -160,7 +160,7 @@ def audit(
         observed[name] = checks.observe(victim, clips[:CHUNK], logits)
 
     folder = Path(out).expanduser()
-    about = _about(cast, clips, chosen, seed, split, plan, observed)
+    about = _about(cast, clips, chosen, seed, split, plan, observed, natural)
     with Ledger.write(folder, identity(cast, clips, chosen, seed, limit, natural), about, clips) as ledger:
         for name, victim in cast.everyone.items():
             ledger.record_clean(name, clips, predictions[name], stochastic=victim.stochastic)
@@ -268,6 +268,7 @@ def _about(
     split: str | None,
     plan: Plan,
     observed: Mapping[str, Observed],
+    natural: NaturalMotion | None,
 ) -> About:
     """What the summary needs besides the rows."""
     _, persons, frames, _, _ = clips.xyz.shape
@@ -282,6 +283,7 @@ def _about(
         unit=clips.unit,
         synthetic=clips.synthetic,
         sha256=data_digest(clips),
+        on_manifold_rate=on_manifold_rate(clips, natural) if natural else None,
     )
 
     def met(name: str, one: Victim) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class DataSummary(Model):
     unit: Literal["metre", "pixel", "normalised"]  # of positions; every distance below is in it
     synthetic: bool
     sha256: str
+    on_manifold_rate: Rate | None = None  # of the clean clips, which no attack can exceed by much; null if not judged
 
 
 class CleanResult(Model):
@@ -53,7 +54,7 @@ class AttackResult(Model):
     """One attack on one victim. Medians and means are over successes; null where there was none."""
 
     name: str
-    access: Literal["labels", "scores", "gradients"]
+    access: Literal["nothing", "labels", "scores", "gradients"]
     goal: str
     threat: str
     settings: dict[str, Any]
@@ -133,7 +134,7 @@ class TransferResult(Model):
 
     name: str
     attack: str
-    access: Literal["labels", "scores", "gradients"]
+    access: Literal["nothing", "labels", "scores", "gradients"]
     goal: str
     threat: str
     settings: dict[str, Any]
@@ -166,7 +167,7 @@ class PlannedEntry(Model):
 
     name: str
     attack: str
-    access: Literal["labels", "scores", "gradients"]
+    access: Literal["nothing", "labels", "scores", "gradients"]
     settings: dict[str, Any]
     goal: str
     threat: str

@@ -5,19 +5,19 @@ from funnybone.tables import MISSING, number, plain, rate
 from funnybone.units import UNITS
 
 
-def headers(unit: str = "metre") -> tuple[str, ...]:
-    """Return the columns of a table about data in this unit.
-
-    Examples
-    --------
-    >>> headers("pixel")[4:6]
-    ('pos. px', 'acc px/s2')
-    """
-    shown = UNITS[unit]
+def headers(result: AuditResult) -> tuple[str, ...]:
+    """Return the columns of a table; ``natural %`` is among them where the audit judged natural motion."""
+    shown = UNITS[result.data.unit]
     return (
         *("victim, attack, goal", "success %", "of", "robust %"),
         *(f"pos. {shown.distance}", f"acc {shown.per_second2}", "bones %", "steps"),
+        *(("natural %",) if judged(result) else ()),
     )
+
+
+def judged(result: AuditResult) -> bool:
+    """Whether the audit judged which of the clips that fell are natural motion."""
+    return any(attack.on_manifold_rate is not None for victim in result.victims for attack in victim.attacks)
 
 
 def rows(result: AuditResult) -> list[list[str]]:
@@ -27,13 +27,16 @@ def rows(result: AuditResult) -> list[list[str]]:
     fooled: what is left when the attacker may choose the attack for each clip.
 
     Rates carry their Wilson 95 % interval; ``of`` is the denominator of success, the clips that the victim got right.
-    Distances are means over successes, steps their median.
+    Distances are means over successes, steps their median; ``natural %`` is the share of successes that are natural
+    motion, beside that of the clean clips.
     """
-    lines = []
+    lines: list[list[str]] = []
+    more = int(judged(result))
+    natural = [number(result.data.on_manifold_rate, 0, scale=100)] * more
     scale = UNITS[result.data.unit].scale
     for victim in result.victims:
         clean = rate(victim.clean.accuracy, victim.clean.ci95)
-        lines.append([f"{victim.name}, clean", "", "", clean, "", "", "", ""])
+        lines.append([f"{victim.name}, clean", "", "", clean, *[""] * 4, *natural])
         for attack in victim.attacks:
             lines.append(
                 [
@@ -45,11 +48,12 @@ def rows(result: AuditResult) -> list[list[str]]:
                     number(attack.acceleration, 2),
                     number(attack.bone_length_change, 2, scale=100),
                     number(attack.steps_median),
+                    *[number(attack.on_manifold_rate, 0, scale=100)] * more,
                 ]
             )
         if victim.worst_case is not None:
             left = rate(victim.worst_case.robust_accuracy, victim.worst_case.robust_accuracy_ci95)
-            lines.append(["  (all together)", "", "", left, "", "", "", ""])
+            lines.append(["  (all together)", "", "", left, *[""] * (4 + more)])
     return lines
 
 
@@ -103,7 +107,7 @@ def transfer_cell(success: float | None, ci95: tuple[float, float] | None, n: in
 
 def table(result: AuditResult) -> str:
     """Return heading, figures, matrices of transfer and warnings as plain text."""
-    columns = headers(result.data.unit)
+    columns = headers(result)
     lines = [heading(result), plain(columns, rows(result), numbers=columns[1:])]
     for attack in result.transfer:
         names = transfer_headers(attack)

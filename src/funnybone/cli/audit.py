@@ -14,6 +14,7 @@ from funnybone.cli.common import (
     choose_device,
     emit,
     load,
+    natural_motion,
     note,
     progress,
     test_part,
@@ -70,7 +71,7 @@ def audit(
         Resample clips to this length; by default to what the victim was trained on.
     natural
         What recorded motion keeps to, as funnybone data natural writes it: it tells how many of the clips that fell are
-        natural.
+        natural. By default it is learned from the clips that are not audited, where --split leaves some.
     executor
         inline; process: several processes with one thread each; ray: tasks of Ray, on its cluster where there is one.
     resume
@@ -78,7 +79,6 @@ def audit(
     """
     from funnybone.auditing import audit as run
     from funnybone.auditing import create_suite
-    from funnybone.metrics.natural import load_natural_motion
 
     wanted = create_suite(suite)
     if not victims:
@@ -108,7 +108,7 @@ def audit(
             seed=seed,
             limit=limit,
             split=split,
-            natural=load_natural_motion(natural) if natural else None,
+            natural=natural_motion(natural, data, split, clips),
             progress=report,
             executor=executor,
         )
@@ -141,7 +141,7 @@ def _print(result: "AuditResult") -> None:
     from funnybone.auditing import tables
 
     emit(tables.heading(result))
-    columns = tables.headers(result.data.unit)
+    columns = tables.headers(result)
     show(columns, tables.rows(result), numbers=columns[3:])
     for attack in result.transfer:
         emit(f"\n{tables.transfer_heading(attack)}")

@@ -18,6 +18,7 @@ from funnybone.errors import DataError
 
 if TYPE_CHECKING:
     from funnybone.clips import Clips
+    from funnybone.metrics import NaturalMotion
     from funnybone.victims import Victim
 
 # What torch's generators take.
@@ -75,6 +76,35 @@ def test_part(data: str, split: str | None) -> str | None:
 
     named = data in datasets and "test" in datasets[data].splits
     return "test" if split is None and named else split
+
+
+def others_of(split: str) -> str:
+    """Return the part that a split leaves."""
+    return {"test": "train"}.get(split, f"!{split}".removeprefix("!!"))
+
+
+def natural_motion(file: Path | None, data: str, split: str | None, clips: "Clips") -> "NaturalMotion | None":
+    """Return what recorded motion keeps to: from a file, from the data set's own, or of the clips that a split leaves.
+
+    None where a split leaves nothing that it could be learned from.
+    """
+    from funnybone.data import datasets, load_data
+    from funnybone.metrics.natural import learn_natural_motion, load_natural_motion
+
+    frames = clips.xyz.shape[2]
+    if file is not None:
+        return load_natural_motion(file)
+    if data in datasets and (packaged := datasets[data].natural) is not None:
+        own = load_natural_motion(packaged)
+        if own.frames == frames:
+            return own
+    if split is None or clips.xyz.shape[-1] != 3:
+        return None
+    try:
+        return learn_natural_motion(load_data(data, split=others_of(split), frames=frames))
+    except DataError as error:
+        note(f"natural motion is not judged: {error}")
+        return None
 
 
 def load(

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from funnybone.cli.common import Json, Length, emit, emit_json, prepare, test_part
+from funnybone.cli.common import Json, Length, emit, emit_json, others_of, prepare, test_part
 from funnybone.cli.tables import show
 from funnybone.tables import MISSING
 
@@ -112,8 +112,8 @@ def natural(
 
     split = test_part(source, split)
     prepare(out)
-    others = None if split is None else {"test": "train"}.get(split, f"!{split}".removeprefix("!!"))
-    learned = learn_natural_motion(load_data(source, split=others, frames=frames), false_alarms=false_alarms)
+    others = load_data(source, split=None if split is None else others_of(split), frames=frames)
+    learned = learn_natural_motion(others, false_alarms=false_alarms)
     learned.save(out)
     facts: dict[str, Any] = {
         "file": str(out),

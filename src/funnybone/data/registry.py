@@ -27,6 +27,8 @@ class DataSet:
         Named parts, ``{"test": "subject:s01,s02"}``; ``train`` is what ``test`` leaves.
     synthetic : bool
         True when no person was recorded.
+    natural : Path, optional
+        What its training part keeps to, as `funnybone.metrics.NaturalMotion.save` wrote it.
     """
 
     name: str
@@ -35,6 +37,7 @@ class DataSet:
     load: Callable[[Path | None], Clips]
     splits: Mapping[str, str] = field(default_factory=dict)
     synthetic: bool = False
+    natural: Path | None = None
 
     def rule(self, split: str) -> str:
         """Return the ``KEY:VALUES`` rule that a named part stands for; other rules are returned as they are."""
