@@ -37,7 +37,9 @@ def test_victims_are_compared(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "script", ["black_box", "choose_recipe", "projection", "quick_suite", "smart_goals", "train_victims"]
+    "script",
+    ["accuracy_by", "black_box", "choose_basar", "choose_recipe", "projection", "quick_suite", "smart_goals"]
+    + ["train_victims"],
 )
 def test_long_ones_start(script):
     assert "usage" in run(script, "--help")
