@@ -10,6 +10,8 @@ import pytest
 import funnybone as fb
 from funnybone.auditing import create_suite
 
+LONG_ONES = ("accuracy_by", "black_box", "choose_basar", "choose_recipe", "projection", "quick_suite")
+LONG_ONES += ("smart_goals", "train_victims")
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -38,7 +40,16 @@ def test_victims_are_compared(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "script",
-    ["accuracy_by", "black_box", "choose_basar", "choose_recipe", "projection", "quick_suite", "smart_goals"]
+    [
+        "accuracy_by",
+        "black_box",
+        "choose_basar",
+        "choose_recipe",
+        "front_ends",
+        "projection",
+        "quick_suite",
+        "smart_goals",
+    ]
     + ["train_victims"],
 )
 def test_long_ones_start(script):
