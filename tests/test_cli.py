@@ -608,6 +608,18 @@ def test_interrupt_says_that_the_command_continues(motion, monkeypatch, capsys):
 # Real processes
 
 
+def test_progress_of_streams_is_that_of_all_of_them():
+    from funnybone.cli.train import _reporter
+    from funnybone.training import Progress
+
+    told = []
+    report = _reporter(lambda *said: told.append(said), ["joint", "bone"])
+    for stream, step in (("joint", 1), ("joint", 10), ("bone", 1), ("bone", 10)):
+        report(Progress(stream=stream, epoch=0, epochs=1, step=step, steps=10, loss=0.5, last=None))
+    assert [said[:2] for said in told] == [(1, 20), (10, 20), (11, 20), (20, 20)]
+    assert told[2][2].startswith("bone, epoch 1 of 1")
+
+
 def test_process_status_and_streams(motion):
     done = run("attack", "pgd", "--victim", MAKE, "--data", str(motion), "--threat", "linf:1.5", "--json")
     assert done.returncode == 0, done.stderr

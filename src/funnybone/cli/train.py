@@ -128,7 +128,7 @@ def train(
             seed=seed,
             device=place,
             split=others,
-            progress=_reporter(tell, len(kinds) - 1) if first else None,
+            progress=_reporter(tell, kinds) if first else None,
             checkpoint=checkpoint,
         )
     if not first:
@@ -200,12 +200,14 @@ def _numbers(text: str) -> list[float]:
         raise DataError(f"--fusion {text}: not numbers", hint="give one for each stream, with commas between") from None
 
 
-def _reporter(tell: Callable[[int, int, str], None], more: int) -> "Callable[[Progress], None]":
+def _reporter(tell: Callable[[int, int, str], None], streams: list[str]) -> "Callable[[Progress], None]":
     def report(now: "Progress") -> None:
-        stream = f"{now.stream}, " if more else ""
+        stream = f"{now.stream}, " if len(streams) > 1 else ""
         judged = now.last.validation_accuracy if now.last else None
         share = "" if judged is None else f", validation {100 * judged:.1f} %"
-        tell(now.step, now.steps, f"{stream}epoch {now.epoch + 1} of {now.epochs}, loss {now.loss:.3f}{share}")
+        before = streams.index(now.stream) * now.steps  # else the time that is left would be that of one stream
+        said = f"{stream}epoch {now.epoch + 1} of {now.epochs}, loss {now.loss:.3f}{share}"
+        tell(before + now.step, len(streams) * now.steps, said)
 
     return report
 
