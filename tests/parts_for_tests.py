@@ -5,10 +5,12 @@ import torch
 import funnybone as fb
 from funnybone.attacks import Problem
 from funnybone.chance import Chance
+from funnybone.skeletons import Skeleton
+from funnybone.testing import linear_victim, random_clips
 from funnybone.victims import Meter, view
 
 
-def problem_of(victim, clips, *, threat=None, draws=1):
+def problem_of(victim, clips, *, threat=None, draws=1, starts=None):
     """What an attack of these clips is given."""
     return Problem(
         victim=view(victim, "gradients", Meter(len(clips))),
@@ -19,6 +21,7 @@ def problem_of(victim, clips, *, threat=None, draws=1):
         rows=torch.arange(len(clips)),
         chance=Chance(torch.arange(len(clips))),
         draws=draws,
+        starts=starts,
     )
 
 
@@ -45,3 +48,9 @@ class _Changed(torch.nn.Module):
 
     def forward(self, xyz):
         return self.change(self.module(xyz))
+
+
+def easy():
+    """A victim, four clips of twelve numbers, and a border 50 mm from each that crosses every way between classes."""
+    clips = random_clips(4, frames=2, skeleton=Skeleton("stick", ("hand", "tip"), (-1, 0)))
+    return linear_victim(clips), clips

@@ -17,6 +17,11 @@ SETTINGS = {
     "simba": {"queries": 200, "step_size": 1.0, "unit": "radius"},
     "nes": {"queries": 210, "samples": 20, "step_size": 0.3},
 }
+EXAM = {  # the exam in L-infinity is that of every attack
+    "square": {"queries": 30},
+    "simba": {"queries": 30, "step_size": 1.0, "unit": "radius"},
+    "nes": {"queries": 70, "samples": 20, "step_size": 0.3},
+}
 BALLS = [Linf(0.02), L2(0.2)]
 each = pytest.mark.parametrize("name", sorted(SETTINGS))
 each_ball = pytest.mark.parametrize("ball", BALLS, ids=str)
@@ -37,26 +42,13 @@ def counted(victim):
     return fb.CallableVictim(answer, skeleton=victim.skeleton, classes=victim.classes, access="scores"), asked
 
 
-def several(classes=5):
-    """A victim of several classes whose border bends, and clips that it gets right."""
-    clips = random_clips(4)
-    torch.manual_seed(0)
-    module = torch.nn.Sequential(
-        torch.nn.Flatten(), torch.nn.Linear(8 * 17 * 3, 12), torch.nn.Tanh(), torch.nn.Linear(12, classes)
-    )
-    victim = fb.TorchVictim(module, skeleton=clips.skeleton, classes=classes)
-    return victim, dataclasses.replace(clips, labels=victim.labels(clips.xyz), classes=victim.classes)
-
-
 def test_all_are_examined_here():
     assert sorted(SETTINGS) == [name for name in sorted(attacks.names()) if issubclass(attacks[name], ScoreAttack)]
 
 
 @each
-@each_ball
-def test_the_exam(name, ball):
-    enough = {"queries": 60 if isinstance(ball, Linf) else 200} if name == "square" else {}
-    check_attack(made(name, **enough), threat=ball)
+def test_the_exam(name):
+    check_attack(fb.create_attack(name, **EXAM[name]), threat=L2(0.5))
 
 
 @each
@@ -68,7 +60,7 @@ def test_where_the_ball_has_an_adversary_all_fall_and_where_it_has_none_nobody_d
     assert within.success.all()
     assert within.claimed.all()
     assert within.violation.max() <= 1e-6
-    beyond = dataclasses.replace(attack, queries=100)(linear_victim(clips, distance=3.0), clips, threat=ball)
+    beyond = dataclasses.replace(attack, queries=50)(linear_victim(clips, distance=3.0), clips, threat=ball)
     assert not beyond.success.any()
     assert beyond.violation.max() <= 1e-6
 
@@ -87,9 +79,9 @@ def test_what_is_counted_is_what_the_victim_was_asked(name):
 
 
 @each
-@pytest.mark.parametrize("budget", [1, 2, 3, 50])
+@pytest.mark.parametrize("budget", [1, 2, 3, 25])
 def test_the_smaller_of_budget_and_queries_holds(name, budget):
-    clips = random_clips(3)
+    clips = random_clips(2)
     victim = linear_victim(clips, distance=3.0)
     attack = made(name)
     by_call, by_setting = (
@@ -98,34 +90,31 @@ def test_the_smaller_of_budget_and_queries_holds(name, budget):
     )
     each_step = 1 + attack.probes
     spent = 1 + (budget - 1) // each_step * each_step
-    assert by_call.queries.tolist() == by_setting.queries.tolist() == [spent] * 3
+    assert by_call.queries.tolist() == by_setting.queries.tolist() == [spent] * 2
     assert torch.equal(by_call.adversarial.xyz, by_setting.adversarial.xyz)
 
 
 @each
 def test_draws_of_a_stochastic_victim_are_queries(name):
-    clips = random_clips(3)
+    clips = random_clips(2)
     victim = noisy(linear_victim(clips, distance=3.0), 0.01)
-    outcome = made(name)(victim, clips, threat=Linf(0.02), draws=4)
-    assert outcome.queries.max() <= SETTINGS[name]["queries"]
+    outcome = made(name, queries=90)(victim, clips, threat=Linf(0.02), draws=4)
+    assert outcome.queries.max() <= 90
     assert (outcome.queries % 4 == 0).all()
     with pytest.raises(fb.DataError, match="less than the 4 draws"):
         made(name, queries=3)(victim, clips, threat=Linf(0.02), draws=4)
 
 
 @each
-@each_ball
-def test_the_result_is_the_generators_and_the_clips_own(name, ball):
-    clips = random_clips(6, persons=2, absent=True)
-    victim, attack = linear_victim(clips, distance=0.05), made(name, queries=60)
-    one, same, other = (
-        attack(victim, clips, threat=ball, generator=torch.Generator().manual_seed(s)) for s in (3, 3, 4)
+def test_another_generator_gives_another_result(name):
+    clips = random_clips(2)
+    one, other = (
+        made(name, queries=30)(
+            linear_victim(clips), clips, threat=Linf(0.02), generator=torch.Generator().manual_seed(seed)
+        )
+        for seed in (3, 4)
     )
-    assert torch.equal(one.adversarial.xyz, same.adversarial.xyz)
     assert not torch.equal(one.adversarial.xyz, other.adversarial.xyz)
-    alone = attack(victim, clips[[5, 2]], threat=ball, generator=torch.Generator().manual_seed(3), batch_size=1)
-    assert torch.equal(alone.queries, one.queries[[5, 2]])
-    torch.testing.assert_close(alone.adversarial.xyz, one.adversarial.xyz[[5, 2]], atol=1e-6, rtol=0)
 
 
 @each
@@ -141,7 +130,7 @@ def test_what_is_not_there_or_masked_never_moves(name, ball):
 
     watched = fb.CallableVictim(answer, skeleton=clips.skeleton, classes=clips.classes, access="scores")
     mask = Mask(joints=(5, 7, 9), frames=(1, 4))
-    outcome = made(name)(watched, clips, threat=ball & mask)
+    outcome = made(name, queries=45)(watched, clips, threat=ball & mask)
     assert outcome.violation.max() <= 1e-6
     moved = outcome.adversarial.xyz != clips.xyz
     assert moved.any()
@@ -165,21 +154,10 @@ def test_free_is_what_may_move(name):
 
 
 @each
-@pytest.mark.parametrize("goal", [fb.goals.AnythingButTop(2), fb.goals.Specified(3), fb.goals.Specified()], ids=str)
-def test_every_goal_is_pursued(name, goal):
-    victim, clips = several()
-    outcome = made(name)(victim, clips, goal=goal, threat=Linf(0.3))
-    assert outcome.attacked.all()
-    assert outcome.success.any()
-    assert goal.achieved(victim.logits(outcome.adversarial.xyz), outcome.reference)[outcome.success].all()
-    assert torch.equal(outcome.success, outcome.claimed)
-
-
-@each
 def test_what_never_falls_comes_nearest_to_it(name):
     clips = random_clips(4)
     victim = linear_victim(clips, distance=3.0)
-    outcome = made(name)(victim, clips, threat=Linf(0.02))
+    outcome = made(name, queries=60)(victim, clips, threat=Linf(0.02))
     sure = [
         victim.logits(xyz).detach().gather(1, clips.labels[:, None]) for xyz in (clips.xyz, outcome.adversarial.xyz)
     ]
@@ -192,6 +170,7 @@ def test_composed_threat_models_hold(name):
     outcome = made(name)(linear_victim(clips, distance=0.01), clips, threat=Linf(0.02) & BoneLength(0.05))
     assert outcome.violation.max() <= 1e-6
     assert outcome.success.any()
+    assert torch.equal(outcome.success, outcome.claimed)
 
 
 @each

@@ -1,24 +1,23 @@
 """Boundary attack: a random walk on the border of a class, on spheres around the clean clip that shrink."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from funnybone.attacks.base import register_attack
-from funnybone.attacks.decision import DecisionAttack, Questions, Walk
 from funnybone.attacks.problem import Problem
-from funnybone.attacks.spaces import SpaceName, smooth, space_of
-from funnybone.attacks.starts import Form
+from funnybone.attacks.space_attack import SEARCH, BorderAttack, BorderWalk, Hear, Propose
+from funnybone.attacks.spaces import norm, over, unit
 from funnybone.errors import DataError
 
-SEARCH, AROUND, AHEAD = range(3)  # what a clip is at
+AROUND, AHEAD = SEARCH + 1, SEARCH + 2  # what a clip is at, after the bisection
 
-BISECTIONS = 10  # from the start clip to the border; walking there would take hundreds of steps
+BISECTED = 2.0**-10  # of the way from the start clip: how near to the border the walk begins
 # Shares of success above which steps grow, and below which they shrink, and the trials that they are taken over.
 MANY_AROUND, FEW_AROUND, TRIALS_AROUND = 0.5, 0.2, 100
 MANY_AHEAD, FEW_AHEAD, TRIALS_AHEAD = 0.25, 0.1, 30
@@ -28,7 +27,7 @@ SHORTEST = 1e-7  # a step ahead that is shorter than this share of the way is no
 
 @register_attack("boundary")
 @dataclass(frozen=True, kw_only=True)
-class Boundary(DecisionAttack):
+class Boundary(BorderAttack):
     """Walk at random along the border of the class, by labels alone, on spheres around the clean clip that shrink.
 
     The way from the start clip to the clean one is bisected to its border. From there each step has two moves. One goes
@@ -56,6 +55,8 @@ class Boundary(DecisionAttack):
         What is searched: coordinates of joints, or joint angles on bones that keep their length.
     frequencies : int, optional
         Move around by such changes over time as the first so many cosines make; any by default.
+    queries, tries
+        As in `DecisionAttack`.
 
     References
     ----------
@@ -68,7 +69,7 @@ class Boundary(DecisionAttack):
     --------
     >>> import funnybone as fb
     >>> victim, clips = fb.create_victim("stgcn", data="synthetic"), fb.load_data("synthetic", split="test")[:12]
-    >>> outcome = fb.create_attack("boundary", preset="natural", steps=20)(victim, clips[:2], starts=clips)
+    >>> outcome = fb.create_attack("boundary", preset="natural", steps=2)(victim, clips[:1], starts=clips)
     >>> outcome.gradients.max(), outcome.distances["bone_length_change"].max() < 1e-5
     (tensor(0), tensor(True))
     """
@@ -80,8 +81,6 @@ class Boundary(DecisionAttack):
     spherical: float = 0.01
     ahead: float = 0.01
     adaptation: float = 1.5
-    space: SpaceName = "positions"
-    frequencies: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,92 +91,44 @@ class Boundary(DecisionAttack):
             raise DataError(f"attack {self.name}: ahead is {self.ahead}", hint="give less than 1, the whole way")
         if not 1 < self.adaptation < math.inf:
             raise DataError(f"attack {self.name}: adaptation is {self.adaptation}", hint="give more than 1")
-        if self.space not in ("positions", "angles"):
-            raise DataError(f"attack {self.name}: no space {self.space!r}", hint="write positions or angles")
-        if self.frequencies is not None and self.frequencies < 1:
-            raise DataError(f"attack {self.name}: frequencies is {self.frequencies}", hint="give at least 1")
-
-    def form(self, problem: Problem) -> Form:
-        space = space_of(problem, self.space)
-        return lambda xyz, owner: space.positions(space.points(xyz, owner), owner)
 
     def walk(self, problem: Problem, start: Float[Tensor, "N M T V C"], started: Bool[Tensor, " N"]) -> "BoundaryWalk":
         return BoundaryWalk(self, problem, start, started)
 
 
-class BoundaryWalk(Walk):
+class BoundaryWalk(BorderWalk):
     """The clips of a problem, each in bisection, on its way around or on its way ahead."""
+
+    exact = BISECTED
 
     def __init__(
         self, attack: Boundary, problem: Problem, start: Float[Tensor, "N M T V C"], started: Bool[Tensor, " N"]
     ) -> None:
-        super().__init__(problem, start, started)
+        super().__init__(attack, problem, start, started)
         n, trials = len(problem), attack.trials
-        self.attack, self.space = attack, space_of(problem, attack.space)
-        clean = self.space.clean
-        self.at = self.space.points(start, torch.arange(n, device=clean.device))
-        self.stage = torch.full((n,), SEARCH, device=clean.device)
-        # Of the way to the clean clip, the share that is known to achieve the goal, and the one known not to.
-        self.good, self.bad = clean.new_zeros(n), clean.new_ones(n)
-        self.searched = torch.zeros(n, dtype=torch.long, device=clean.device)
-        self.around, self.ahead = clean.new_full((n,), attack.spherical), clean.new_full((n,), attack.ahead)
-        self.trials = clean.new_zeros(n, trials, *clean.shape[1:])  # on the sphere
-        self.held = torch.zeros(n, trials, dtype=torch.bool, device=clean.device)  # which of them achieve the goal
-        self.last_around = clean.new_full((n, TRIALS_AROUND), torch.nan)  # answers; nan where there was none yet
-        self.last_ahead = clean.new_full((n, TRIALS_AHEAD), torch.nan)
+        self.attack, new = attack, self.at.new_full
+        self.around, self.ahead = new((n,), attack.spherical), new((n,), attack.ahead)
+        self.trials = new((n, trials, *self.at.shape[1:]), 0)  # on the sphere
+        self.held = torch.zeros(n, trials, dtype=torch.bool, device=self.at.device)  # which of them achieve the goal
+        # Answers; nan where there was none yet.
+        self.last_around, self.last_ahead = new((n, TRIALS_AROUND), torch.nan), new((n, TRIALS_AHEAD), torch.nan)
 
-    def ask(self) -> Questions:
-        self.rows = [(~self.done & (self.stage == stage)).nonzero().flatten() for stage in (SEARCH, AROUND, AHEAD)]
-        search, around, ahead = self.rows
-        middle = (self.good[search] + self.bad[search]) / 2
-        searched = torch.lerp(self.at[search], self.space.clean[search], middle[:, None, None, None])
-        place, self.of = self.held[ahead].nonzero().unbind(1)
-        self.owner = ahead[place]
-        share = self.ahead[self.owner][:, None, None, None]
-        nearer = torch.lerp(self.trials[self.owner, self.of], self.space.clean[self.owner], share)
-        points = torch.cat([searched, self._sphere(around).flatten(0, 1), nearer])
-        owner = torch.cat([search, around.repeat_interleave(self.attack.trials), self.owner])
-        proposed = self.space.positions(points, owner)
-        xyz = self.problem.constrain_some(proposed, owner)
-        same = (xyz == proposed).flatten(1).all(1)
-        # Where the threat model moved something, the walk goes on from there: what is beyond it is no way left.
-        if not bool(same.all()):
-            points[~same] = self.space.points(xyz[~same], owner[~same])
-        self.asked = points
-        self.sizes = [len(search), len(around) * self.attack.trials, len(self.owner)]
-        return Questions(xyz, owner, same if self.space.natural else None)
+    @property
+    def stages(self) -> Sequence[tuple[Propose, Hear]]:
+        return (self._sphere, self._went_around), (self._nearer, self._went_ahead)
 
-    def _sphere(self, rows: Tensor) -> Tensor:
-        """Random points (K, trials, M, T, W) on the sphere around the clean clips on which these clips are."""
-        clean, inside = self.space.clean[rows][:, None], (2, 3, 4)
-        way = self.at[rows][:, None] - clean
-        if not len(rows):
-            return way.expand(-1, self.attack.trials, -1, -1, -1)
-        tiny = torch.finfo(way.dtype).tiny
-        left = torch.linalg.vector_norm(way, dim=inside, keepdim=True).clamp(min=tiny)
-        noise = smooth(self.chance(rows), (self.attack.trials, *way.shape[2:]), self.attack.frequencies)
-        noise = self.space.directions(noise, rows)
-        noise = noise - (noise * way / left).sum(inside, keepdim=True) * (way / left)
-        size = torch.linalg.vector_norm(noise, dim=inside, keepdim=True).clamp(min=tiny)
-        far = self.around[rows][:, None, None, None, None]
-        return clean + (way + far * left * noise / size) / (1 + far.square()).sqrt()
-
-    def hear(self, fooled: Bool[Tensor, " B"], labels: Int[Tensor, " B"]) -> None:
-        heard = (self._bisected, self._went_around, self._went_ahead)
-        parts = (part.split(self.sizes) for part in (self.asked, fooled))
-        for hear, rows, points, wrong in zip(heard, self.rows, *parts, strict=True):
-            # A clip whose budget is spent was not answered.
-            if len(rows):
-                hear(rows, points, wrong)
-
-    def _bisected(self, rows: Tensor, points: Tensor, fooled: Tensor) -> None:
-        middle = (self.good[rows] + self.bad[rows]) / 2
-        self.good[rows] = torch.where(fooled, middle, self.good[rows])
-        self.bad[rows] = torch.where(fooled, self.bad[rows], middle)
-        self.searched[rows] += 1
-        rows = rows[self.searched[rows] == BISECTIONS]
-        self.at[rows] = torch.lerp(self.at[rows], self.space.clean[rows], self.good[rows][:, None, None, None])
+    def arrived(self, rows: Tensor) -> None:
         self.stage[rows] = AROUND
+
+    def _sphere(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Random points on the spheres around the clean clips on which these clips are."""
+        clean = self.space.clean[rows][:, None]
+        way = self.at[rows][:, None] - clean
+        direction, far = unit(way), over(self.around[rows])[:, None]
+        noise = self.noise(rows, self.attack.trials)
+        noise = unit(noise - (noise * direction).sum((-3, -2, -1), keepdim=True) * direction)
+        points = clean + (way + far * norm(way) * noise) / (1 + far.square()).sqrt()
+        return points.flatten(0, 1), rows.repeat_interleave(self.attack.trials)
 
     def _went_around(self, rows: Tensor, points: Tensor, fooled: Tensor) -> None:
         held = fooled.unflatten(0, (len(rows), -1))
@@ -188,17 +139,23 @@ class BoundaryWalk(Walk):
         self.stage[rows] = torch.where(some, AHEAD, AROUND)
         self._step(rows[~some])
 
+    def _nearer(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The trials that hold, so much nearer to the clean clip."""
+        place, trial = self.held[rows].nonzero().unbind(1)
+        owner = rows[place]
+        self.going = place, trial
+        return torch.lerp(self.trials[owner, trial], self.space.clean[owner], over(self.ahead[owner])), owner
+
     def _went_ahead(self, rows: Tensor, points: Tensor, fooled: Tensor) -> None:
-        answers = self.last_ahead.new_full((len(self.at), self.attack.trials), torch.nan)
-        answers[self.owner, self.of] = fooled.to(answers)
-        self.last_ahead[rows] = latest(self.last_ahead[rows], answers[rows])
+        answers = points.new_full((len(rows), self.attack.trials), torch.nan)
+        answers[self.going] = fooled.to(answers)
+        self.last_ahead[rows] = latest(self.last_ahead[rows], answers)
         self._adapt(rows, self.last_ahead, MANY_AHEAD, FEW_AHEAD, self.ahead)
         # All that arrive are equally near; of each clip the first goes on.
-        place = torch.arange(len(self.owner), device=rows.device)
-        first = torch.full_like(self.searched, len(place))
-        first = first.scatter_reduce(0, self.owner, torch.where(fooled, place, len(place)), "amin")
-        arrived = rows[first[rows] < len(place)]
-        self.at[arrived] = points[first[arrived]]
+        which = torch.where(fooled, torch.arange(len(points), device=rows.device), len(points))
+        first = torch.full_like(rows, len(points)).scatter_reduce(0, self.going[0], which, "amin")
+        arrived = first < len(points)
+        self.put(points[first[arrived]], rows[arrived])
         self.stage[rows] = AROUND
         self._step(rows)
 

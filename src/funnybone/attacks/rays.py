@@ -10,9 +10,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from funnybone.attacks.base import register_attack
-from funnybone.attacks.decision import DecisionAttack, Questions, Walk
+from funnybone.attacks.decision import Questions
 from funnybone.attacks.problem import Problem
-from funnybone.attacks.spaces import SpaceName, space_of
+from funnybone.attacks.space_attack import SpaceAttack, SpaceWalk
+from funnybone.attacks.spaces import Angles, Space, over
 from funnybone.errors import DataError
 from funnybone.motion.turns import carried
 from funnybone.skeletons import Skeleton
@@ -27,7 +28,7 @@ WHOLE = 3  # levels at which x, y and z are turned round together; at more, all 
 
 @register_attack("rays")
 @dataclass(frozen=True, kw_only=True)
-class RayS(DecisionAttack):
+class RayS(SpaceAttack):
     """Find the signs of all coordinates with which the smallest change, the same for all, crosses the border.
 
     A direction has +1 or -1 for each coordinate of each joint in each frame; its radius is how far every coordinate has
@@ -51,6 +52,8 @@ class RayS(DecisionAttack):
         blocks.
     space : {"positions", "angles"}
         What is searched: coordinates of joints, or joint angles on bones that keep their length.
+    queries, tries
+        As in `DecisionAttack`.
 
     References
     ----------
@@ -62,22 +65,19 @@ class RayS(DecisionAttack):
     --------
     >>> import funnybone as fb
     >>> victim, clips = fb.create_victim("stgcn", data="synthetic"), fb.load_data("synthetic", split="test")[:12]
-    >>> outcome = fb.create_attack("rays", queries=60)(victim, clips[:2], starts=clips)
-    >>> outcome.gradients.max(), outcome.queries.max() <= 60
+    >>> outcome = fb.create_attack("rays", queries=20)(victim, clips[:1], starts=clips)
+    >>> outcome.gradients.max(), outcome.queries.max() <= 20
     (tensor(0), tensor(True))
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"natural": {"space": "angles"}}
 
     accuracy: float = 0.3
-    space: SpaceName = "positions"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.accuracy < 1:
             raise DataError(f"attack {self.name}: accuracy is {self.accuracy}", hint="give more than 0, less than 1")
-        if self.space not in ("positions", "angles"):
-            raise DataError(f"attack {self.name}: no space {self.space!r}", hint="write positions or angles")
 
     def walk(self, problem: Problem, start: Float[Tensor, "N M T V C"], started: Bool[Tensor, " N"]) -> "RayWalk":
         return RayWalk(self, problem, start, started)
@@ -89,25 +89,23 @@ class RayS(DecisionAttack):
         return (xyz - problem.clean[owner]).flatten(1).abs().amax(1)
 
 
-class RayWalk(Walk):
+class RayWalk(SpaceWalk):
     """The clips of a problem, each with its direction, the radius of that, and the block that it turns round next."""
 
     def __init__(
         self, attack: RayS, problem: Problem, start: Float[Tensor, "N M T V C"], started: Bool[Tensor, " N"]
     ) -> None:
         super().__init__(problem, start, started)
-        n, self.attack, self.space = len(problem), attack, space_of(problem, attack.space)
-        clean, device = self.space.clean, start.device
-        way = self.space.points(start, torch.arange(n, device=device)) - clean
-        signs = torch.where(way < 0, -1.0, 1.0).to(clean)
-        self.direction = self.space.directions(signs[:, None], torch.arange(n, device=device))[:, 0]
+        n, self.attack, device = len(problem), attack, start.device
+        way = self.at - self.space.clean
+        self.direction = torch.where(self.space.movable, torch.where(way < 0, -1.0, 1.0).to(way), 0)
         self.stage = torch.full((n,), GROW, device=device)
         # The direction's radius is between the one known to achieve the goal and the one known, or taken, not to.
-        self.good, self.bad = FIRST_RADIUS * way.abs().flatten(1).amax(1), clean.new_zeros(n)
-        self.reach = clean.new_zeros(n)  # how far inward the next question is, at most
+        self.good, self.bad = FIRST_RADIUS * way.abs().flatten(1).amax(1), way.new_zeros(n)
+        self.reach = way.new_zeros(n)  # how far inward the next question is, at most
         self.doubled, self.level, self.block = torch.zeros(3, n, dtype=torch.long, device=device)
         self.helped = torch.zeros_like(self.done)  # whether a turn of this level was kept
-        self.parts = Parts(problem, attack.space)
+        self.parts = Parts(problem, self.space)
         self.blocks, self.number = self.parts.blocks(torch.arange(n, device=device), self.level)
 
     @property
@@ -118,17 +116,12 @@ class RayWalk(Walk):
 
     def ask(self) -> Questions:
         rows = (~self.done).nonzero().flatten()
-        turned = (self.stage[rows] == TURN)[:, None, None, None] & (
-            self.blocks[rows] == self.block[rows][:, None, None, None]
-        )
+        turned = over(self.stage[rows] == TURN) & (self.blocks[rows] == over(self.block[rows]))
         self.turned = torch.where(turned, -self.direction[rows], self.direction[rows])
         good, middle = self.good[rows], (self.good[rows] + self.bad[rows]) / 2
         self.radius = torch.where(self.stage[rows] == GROW, good, torch.maximum(good - self.reach[rows], middle))
-        points = self.space.clean[rows] + self.radius[:, None, None, None] * self.turned
-        proposed = self.space.positions(points, rows)
-        xyz = self.problem.constrain_some(proposed, rows)
         self.rows = rows
-        return Questions(xyz, rows, (xyz == proposed).flatten(1).all(1) if self.space.natural else None)
+        return self.about(self.space.clean[rows] + over(self.radius) * self.turned, rows)
 
     def hear(self, fooled: Bool[Tensor, " B"], labels: Int[Tensor, " B"]) -> None:
         stage = self.stage[self.rows]
@@ -194,13 +187,13 @@ class RayWalk(Walk):
 class Parts:
     """Which block each coordinate is in, at every level.
 
-    A clip's valid frames and present persons alone are divided, so that no block is empty.
+    A clip's valid frames and present persons alone are divided, and what is left without anything that moves is none.
 
     Parameters
     ----------
     problem : Problem
         The clips.
-    space : {"positions", "angles"}
+    space : Space
         What is searched.
 
     Attributes
@@ -209,23 +202,28 @@ class Parts:
         The level at which blocks are single coordinates.
     """
 
-    def __init__(self, problem: Problem, space: SpaceName) -> None:
+    def __init__(self, problem: Problem, space: Space) -> None:
         valid, skeleton = problem.clips.valid, problem.clips.skeleton
-        order = _turns_outward(skeleton) if space == "angles" else _outward(skeleton.topological_order)
-        axes = AXES if space == "angles" else problem.clean.shape[-1]
+        angles = isinstance(space, Angles)
+        order = _turns_outward(skeleton) if angles else _outward(skeleton.topological_order)
+        axes = AXES if angles else problem.clean.shape[-1]
         frames, persons = valid.any(1), valid.any(2)
+        self.movable = space.movable
         self.frames, self.time = frames.sum(1), frames.cumsum(1) - 1
         self.places = torch.tensor(order, device=valid.device).repeat_interleave(axes)  # of each coordinate
         self.axes = torch.arange(axes, device=valid.device).repeat(len(order))
         self.persons, self.joints = persons.sum(1), len(order)
         self.body = (persons.cumsum(1) - 1)[..., None] * self.joints + self.places
-        self.levels = torch.tensor(_levels(valid.shape[2], valid.shape[1] * self.joints, axes), device=valid.device)
-        self.last = len(self.levels) - 1
+        levels = _levels(valid.shape[2], valid.shape[1] * self.joints, axes)
+        self.levels, self.last = torch.tensor(levels, device=valid.device), len(levels) - 1
 
     def blocks(
         self, rows: Int[Tensor, " K"], level: Int[Tensor, " K"]
     ) -> tuple[Int[Tensor, "K M T W"], Int[Tensor, " K"]]:
-        """Return the block of each coordinate of some clips, each at a level of its own, and how many there are."""
+        """Return the block of each coordinate of some clips, each at a level of its own, and how many there are.
+
+        What cannot move is in no block, -1.
+        """
         whole = torch.stack([self.frames[rows], self.persons[rows] * self.joints], 1).clamp(min=1)
         into = self.levels[level]
         frames, body = torch.minimum(into[:, :2], whole).unbind(1)
@@ -234,7 +232,20 @@ class Parts:
         part = self.body[rows] * body[:, None, None] // whole[:, 1, None, None]
         axis = torch.where(axes[:, None] > 1, self.axes, 0)
         where = part * axes[:, None, None] + axis[:, None]  # (K, M, W)
-        return moment[:, None, :, None] * (body * axes)[:, None, None, None] + where[:, :, None], frames * body * axes
+        block = over(body * axes) * moment[:, None, :, None] + where[:, :, None]
+        return _without_empty(block, self.movable[rows])
+
+
+def _without_empty(
+    block: Int[Tensor, "K M T W"], movable: Bool[Tensor, "K M T W"]
+) -> tuple[Int[Tensor, "K M T W"], Int[Tensor, " K"]]:
+    """Blocks in the same order, of those alone in which something moves, and how many these are."""
+    place = torch.where(movable, block, -1).flatten(1) + 1
+    there = torch.zeros(len(block), block.shape[1:].numel() + 1, dtype=torch.bool, device=block.device)
+    there = there.scatter(1, place, True)
+    there[:, 0] = False  # what cannot move
+    number = there.cumsum(1)
+    return torch.where(movable, number.gather(1, place).view_as(block) - 1, -1), number[:, -1]
 
 
 @lru_cache(maxsize=64)

@@ -5,10 +5,11 @@ from functools import lru_cache
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from funnybone.attacks.problem import Problem
+from funnybone.attacks.scored import free
 from funnybone.attacks.starts import fitting
 from funnybone.chance import Chance
 from funnybone.errors import DataError
@@ -28,11 +29,14 @@ class Space(ABC):
     ----------
     clean : Float[Tensor, "N M T W"]
         The clean clips.
+    movable : Bool[Tensor, "N M T W"]
+        What may move of them: a direction is zero elsewhere.
     natural : bool
         Whether all points are natural motion.
     """
 
     clean: Float[Tensor, "N M T W"]
+    movable: Bool[Tensor, "N M T W"]
     natural: bool
 
     @abstractmethod
@@ -43,28 +47,25 @@ class Space(ABC):
     def positions(self, points: Float[Tensor, "B M T W"], rows: Int[Tensor, " B"]) -> Float[Tensor, "B M T V C"]:
         """Return the positions that points stand for; points outside of limits stand for the nearest inside."""
 
-    @abstractmethod
     def directions(self, noise: Float[Tensor, "B K M T W"], rows: Int[Tensor, " B"]) -> Float[Tensor, "B K M T W"]:
         """Return noise as directions: zero where nothing moves."""
+        return torch.where(self.movable[rows][:, None], noise, 0)
 
 
 class Positions(Space):
-    """The coordinates of all joints."""
+    """The coordinates of all joints; those that a mask of the threat model holds do not move."""
 
     natural = False
 
     def __init__(self, problem: Problem) -> None:
-        self.shape, self.movable = problem.clean.shape[3:], problem.movable[..., 0]
-        self.clean = problem.clean.flatten(3)
+        self.shape, self.clean = problem.clean.shape[3:], problem.clean.flatten(3)
+        self.movable = free(problem).expand_as(problem.clean).flatten(3)
 
     def points(self, xyz: Float[Tensor, "B M T V C"], rows: Int[Tensor, " B"]) -> Float[Tensor, "B M T W"]:
         return xyz.flatten(3)
 
     def positions(self, points: Float[Tensor, "B M T W"], rows: Int[Tensor, " B"]) -> Float[Tensor, "B M T V C"]:
         return points.unflatten(-1, self.shape)
-
-    def directions(self, noise: Float[Tensor, "B K M T W"], rows: Int[Tensor, " B"]) -> Float[Tensor, "B K M T W"]:
-        return torch.where(self.movable[rows][:, None], noise, 0)
 
 
 class Angles(Space):
@@ -82,6 +83,7 @@ class Angles(Space):
         self.manifold = manifold_of(problem)
         self.arm = _arms(problem)
         self.clean = self.manifold.clean_paths * self.arm
+        self.movable = problem.clips.valid[..., None].expand_as(self.clean)
 
     def points(self, xyz: Float[Tensor, "B M T V C"], rows: Int[Tensor, " B"]) -> Float[Tensor, "B M T W"]:
         manifold = self.manifold[rows]
@@ -90,9 +92,6 @@ class Angles(Space):
     def positions(self, points: Float[Tensor, "B M T W"], rows: Int[Tensor, " B"]) -> Float[Tensor, "B M T V C"]:
         manifold = self.manifold[rows]
         return manifold.positions(manifold.limited(points / self.arm[rows]))
-
-    def directions(self, noise: Float[Tensor, "B K M T W"], rows: Int[Tensor, " B"]) -> Float[Tensor, "B K M T W"]:
-        return torch.where(self.manifold.clean.valid[rows][:, None, ..., None], noise, 0)
 
 
 def space_of(problem: Problem, name: SpaceName) -> Space:
@@ -122,6 +121,21 @@ def smooth(chance: Chance, shape: tuple[int, int, int, int], frequencies: int | 
     if frequencies is None or frequencies >= t:
         return chance.normal(k, m, t, w)
     return _cosines(t, frequencies, chance.keys.device) @ chance.normal(k, m, frequencies, w)
+
+
+def over(values: Shaped[Tensor, " K"]) -> Shaped[Tensor, "K 1 1 1"]:
+    """Return one value for each clip in a shape that goes with points."""
+    return values[:, None, None, None]
+
+
+def norm(points: Float[Tensor, "*K M T W"]) -> Float[Tensor, "*K 1 1 1"]:
+    """Return the Euclidean length of points or moves, in metres."""
+    return torch.linalg.vector_norm(points, dim=(-3, -2, -1), keepdim=True)
+
+
+def unit(moves: Float[Tensor, "*K M T W"]) -> Float[Tensor, "*K M T W"]:
+    """Return moves at a length of one; none where there was none."""
+    return moves / norm(moves).clamp(min=torch.finfo(moves.dtype).tiny)
 
 
 @lru_cache(maxsize=64)
