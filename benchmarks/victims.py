@@ -5,7 +5,8 @@ on, as published attack code runs it, and against the same with frozen parameter
 quartiles, and ratios of medians. Also our form in bf16 autocast, where the processor computes in it, with the cosine
 between its input gradient and float32's (of weights drawn at random; and, given a folder of trained weights and their
 motion file, of those on clips: the median over clips, beside what it is in float32 where each coordinate of a joint is
-moved by 1 mm at random); and the achieved GFLOP/s beside those of matrix products of the same machine in both precisions.
+moved by 1 mm at random); and the achieved GFLOP/s beside those of matrix products of the same machine in both
+precisions.
 
     python benchmarks/victims.py [--models agcn ...] [--clips 8] [--frames 60] [--repetitions 9] [--json FILE]
                                  [--weights FOLDER --data hdm05_11.npz --split subject:mm,tr] [--docs]

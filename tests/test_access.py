@@ -35,6 +35,13 @@ def test_a_label_only_view_cannot_give_a_gradient(clips, victim):
     assert not any(isinstance(value, fb.Victim | torch.nn.Module) for value in reachable(asked))
 
 
+def test_a_view_of_nothing_has_no_question(clips, victim):
+    asked = view(victim, "nothing", Meter(len(clips), budget=3))
+    assert [name for name in dir(asked) if not name.startswith("__")] == ["remaining"]
+    assert asked.remaining(torch.tensor([0, 1])).tolist() == [3, 3]
+    assert not any(isinstance(value, fb.Victim | torch.nn.Module) for value in reachable(asked))
+
+
 def test_a_score_view_gives_numbers_without_a_graph(clips, victim):
     asked = view(victim, "scores", Meter(len(clips)))
     scores = asked.scores(clips.xyz.clone().requires_grad_(True), torch.arange(len(clips)))

@@ -10,8 +10,8 @@ import pytest
 import funnybone as fb
 from funnybone.auditing import create_suite
 
-LONG_ONES = ("accuracy_by", "black_box", "choose_basar", "choose_recipe", "projection", "quick_suite")
-LONG_ONES += ("smart_goals", "train_victims")
+LONG_ONES = ("accuracy_by", "black_box", "choose_basar", "choose_recipe", "front_ends", "projection", "quick_suite")
+LONG_ONES += ("nobox", "smart_goals", "train_victims")
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -38,20 +38,7 @@ def test_victims_are_compared(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "script",
-    [
-        "accuracy_by",
-        "black_box",
-        "choose_basar",
-        "choose_recipe",
-        "front_ends",
-        "projection",
-        "quick_suite",
-        "smart_goals",
-    ]
-    + ["train_victims"],
-)
+@pytest.mark.parametrize("script", LONG_ONES)
 def test_long_ones_start(script):
     assert "usage" in run(script, "--help")
 

@@ -11,6 +11,7 @@ from funnybone.attacks import Attack, attacks
 from funnybone.attacks.as_text import attack_from
 from funnybone.attacks.cascade import Cascade
 from funnybone.attacks.problem import Trace
+from funnybone.errors import DataError
 from funnybone.goals import AnythingBut, AnythingButTop, Specified
 from funnybone.testing import check_attack, linear_victim, random_clips
 from funnybone.threat import L2, BoneLength, Linf, Unbounded
@@ -295,7 +296,7 @@ def test_the_notes_are_kept_in_the_file(tmp_path, clips, victim):
     assert loaded["felled_by"].count("standin every=3") == 2
     assert loaded["felled_by"].count("pgd steps=20") == 4
     assert loaded["settings"]["stages"] == list(cascade.stages)
-    assert not vars(cascade).keys() - {"stages"}  # calling it has left nothing behind
+    assert not vars(cascade).keys() - {"stages", "through"}  # calling it has left nothing behind
     empty = cascade(victim, dataclasses.replace(clips, labels=1 - clips.labels), threat=Linf(0.02))
     assert empty.provenance["felled_by"] == [None] * 6
 
@@ -314,3 +315,59 @@ def test_stages_that_say_nothing_are_refused():
             fb.create_attack("cascade", stages=stages)
     assert attack_from("smart preset=published steps=3").steps == 3
     assert attack_from("smart beta=(1.0,) scales=(0.02,)").beta == (1.0,)
+
+
+# Ways into a victim that hides its gradient
+
+
+class Rounded(fb.TorchVictim):
+    """A defense that masks: scores of a linear victim in whole thousandths. An attacker who knows has the scores."""
+
+    def __init__(self, base):
+        super().__init__(base.module, skeleton=base.skeleton, classes=base.classes, name="rounded", defense="rounding")
+        self.base = base
+
+    def logits(self, xyz):
+        return (1000 * self.base.logits(xyz)).round() / 1000
+
+    def ways_in(self):
+        return {"base": self.base}
+
+
+THROUGH = ("pgd steps=10 loss=margin",)
+
+
+def test_a_mask_stops_stages_and_not_those_that_go_through_its_base():
+    clips = random_clips(6, persons=2, absent=True)
+    base = linear_victim(clips, distance=0.05)
+    masked = Rounded(base)
+    blind = Cascade(stages=SHORT)(masked, clips, threat=Linf(0.02))
+    assert blind.attacked.all()
+    assert not blind.success.any()
+    assert blind.zero_gradient.all()
+    seeing = Cascade(stages=SHORT, through=THROUGH)(masked, clips, threat=Linf(0.02))
+    assert seeing.success.all()
+    assert set(seeing.provenance["felled_by"]) == {"pgd steps=10 loss=margin through base"}
+    assert torch.equal(seeing.prediction, masked.labels(seeing.adversarial.xyz))  # the victim's word, not the base's
+    assert float(seeing.violation.max()) <= 1e-6
+    # A victim without ways in is attacked as if nobody had asked for them.
+    plain, asked = (Cascade(stages=SHORT, through=through)(base, clips, threat=Linf(0.02)) for through in ((), THROUGH))
+    assert torch.equal(plain.adversarial.xyz, asked.adversarial.xyz)
+    assert torch.equal(plain.queries, asked.queries)
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3, 8])
+def test_a_step_through_a_way_in_costs_two_queries(budget):
+    clips = random_clips(4)
+    victim = Rounded(linear_victim(clips, distance=5.0))  # too far to fall
+    attack = Cascade(stages=("fgsm",), through=THROUGH)
+    outcome = attack(victim, clips, threat=Linf(0.001), budget=budget)
+    assert int(outcome.queries.max()) <= budget
+    if budget == 8:
+        assert int(outcome.gradients.max()) > 1
+
+
+def test_a_way_in_needs_a_gradient():
+    with pytest.raises(DataError, match="no gradient"):
+        Cascade(through=("square",))
+    assert fb.create_attack("cascade", preset="adaptive").through

@@ -16,7 +16,7 @@ SOURCE = Path(funnybone.__file__).parent
 # A part may import itself and the parts of the lines above its own, and nothing else.
 LEVELS = (
     ("errors", "tables", "units"),
-    ("registry", "settings", "skeletons"),
+    ("registry", "sampling", "settings", "skeletons"),
     ("clips",),
     ("chance", "clips_io", "motion"),
     ("metrics", "threat"),
@@ -32,13 +32,16 @@ LEVELS = (
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 # Looked up when it is called, not when the module is loaded: an audit can write its report.
 DEFERRED = {("auditing", "report")}
-# Lists of attacks, and the victim of the command without arguments, are data of their own files.
-MAY_NAME = {"auditing/suites.py", "cli/audit.py"}
+# Lists of attacks, the victim of the command without arguments and the network that no-box learns are data of their own
+# files.
+MAY_NAME = {"auditing/suites.py", "cli/audit.py", "attacks/nobox.py"}
 
 COMMANDS = (
     (),
     ("audit",),
     ("attack",),
+    ("compare",),
+    ("harden",),
     ("train",),
     ("data",),
     ("data", "list"),

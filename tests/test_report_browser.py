@@ -7,6 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
+from funnybone.auditing.leaderboard import leaderboards
+from funnybone.report.comparison import to_html
 from funnybone.report.html import render
 from test_report import HOSTILE, LONG, attack, audit, gallery, transfer
 
@@ -447,3 +449,20 @@ def test_matrices_scroll_on_a_phone_and_keep_their_first_column(open_report):
     matrix.evaluate("e => { e.scrollLeft = 200; }")
     assert matrix.locator("tbody th").first.bounding_box()["x"] == pytest.approx(before, abs=1)
     assert matrix.locator("caption span").bounding_box()["x"] == pytest.approx(caption["x"], abs=1)
+
+
+def test_a_comparison_opens_without_a_complaint(browsers, tmp_path):
+    path = tmp_path / "comparison.html"
+    own = audit()
+    path.write_text(to_html(leaderboards([("one", own)])), encoding="utf-8")
+    page = browsers["canvas"].new_page(viewport={"width": 400, "height": 800})
+    said = []
+    page.on("console", lambda message: said.append(message.text))
+    page.goto(path.as_uri())
+    assert page.locator("tbody tr").count() == len(own.victims)
+    assert page.locator("tbody b").count() == 2 * len(own.victims)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # the table scrolls, not the page
+    page.locator("[data-theme-switch]").click()
+    assert page.evaluate("document.documentElement.dataset.theme") in ("dark", "light")
+    assert not said
+    page.close()

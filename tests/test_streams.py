@@ -82,8 +82,8 @@ def test_weights_and_names_that_do_not_fit():
         Fused({"joint": small(), "bone": small()}, (1.0,))
     with pytest.raises(DataError, match="no stream is named 'bones'"):
         shown("bones", torch.zeros(1, 1, 2, 25, 3), NTU25)
-    with pytest.raises(DataError, match="several streams"):
-        Fused({"joint": small()}).objective(0.1)
+    with pytest.raises(DataError, match=r"streams joint cannot be trained as one: .*LinksThenLabels"):
+        Fused({"joint": small(name="asgcn")}).objective(0.1)
 
 
 def test_networks_of_several_families_answer_together(xyz):

@@ -36,6 +36,7 @@ _PUBLIC = {
     "TorchVictim": "victims",
     "Victim": "victims",
     "create_victim": "victims",
+    "save_victim": "victims",
     "train": "training",
 }
 

@@ -12,14 +12,21 @@ _NUMBERS: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float)}
 _WORDS = {int: "a whole number", float: "a number"}
 
 
-def build(kind: str, name: str, part: type[T], settings: dict[str, Any]) -> T:
-    """Return ``part(**settings)`` for a dataclass of settings.
+def build(kind: str, name: str, part: type[T], settings: dict[str, Any], preset: str | None = None) -> T:
+    """Return ``part(**settings)`` for a dataclass of settings; those of a preset that it has stand under them.
 
     Raises
     ------
     DataError
-        For a setting that the part does not have, or a value of a type that it cannot take.
+        For a preset or a setting that the part does not have, or a value of a type that it cannot take.
     """
+    presets = getattr(part, "presets", {})
+    if preset is not None and preset not in presets:
+        raise DataError(
+            f"{kind} {name} has no preset {preset!r}",
+            hint=f"it has {', '.join(presets)}" if presets else "leave it out",
+        )
+    settings = {**presets.get(preset, {}), **settings}
     known = [field.name for field in dataclasses.fields(part) if field.init] if dataclasses.is_dataclass(part) else []
     unknown = sorted(set(settings) - set(known))
     if unknown:

@@ -12,7 +12,7 @@ from torch import Tensor
 from funnybone.attacks.base import register_attack
 from funnybone.attacks.decision import DecisionAttack, Questions, Walk, wide
 from funnybone.attacks.problem import Problem
-from funnybone.attacks.spaces import manifold_of
+from funnybone.attacks.spaces import manifold_of, smooth
 from funnybone.errors import DataError
 
 PULL, EXPLORE, PROBE, PROJECT = range(4)  # what a clip is at
@@ -66,6 +66,9 @@ class BASAR(DecisionAttack):
     tangent : {"true", "published"}
         How exploration is drawn: exactly orthogonal to the way, or as the published code does, which is not (its matrix
         product in place of an inner one leaves 0.645 of the size for 60 frames of 25 joints, and any direction).
+    frequencies : int, optional
+        Explore by such changes over time as the first so many cosines make; None: each frame by itself, as the paper
+        has it, and always with the published tangent.
     joint_weights : tuple of float, optional
         Weight of each joint in exploration (W); all one by default. The paper's are not known.
     project : bool
@@ -91,7 +94,7 @@ class BASAR(DecisionAttack):
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "published": {"tangent": "published", "period": 250, "weight": 1.0}
+        "published": {"tangent": "published", "frequencies": None, "period": 250, "weight": 1.0}
     }
 
     queries: int = 20_000
@@ -102,6 +105,7 @@ class BASAR(DecisionAttack):
     reach: float = 0.95
     caps: tuple[tuple[float, float], ...] = ((0.027, 0.1), (0.0134, 0.05), (0.0067, 0.025))
     tangent: Literal["true", "published"] = "true"
+    frequencies: int | None = 8
     joint_weights: tuple[float, ...] | None = None
     project: bool = True
     period: int = 20
@@ -121,6 +125,8 @@ class BASAR(DecisionAttack):
             raise DataError(
                 f"attack basar: caps {self.caps}, joint weights {self.joint_weights}", hint="give numbers from zero on"
             )
+        if self.frequencies is not None and self.frequencies < 1:
+            raise DataError(f"attack basar: frequencies is {self.frequencies}", hint="give at least 1")
         if self.tangent not in ("true", "published"):
             raise DataError(f"attack basar: no tangent {self.tangent!r}", hint="write true or published")
 
@@ -198,12 +204,13 @@ class BASARWalk(Walk):
     def _explore(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         attack, way = self.attack, self.problem.clean[rows] - self.xyz[rows]
         chance, valid = self.chance(rows), self.problem.movable[rows]
-        shape = (attack.trials, *way.shape[1:])
+        persons, frames, joints, coordinates = way.shape[1:]
         if attack.tangent == "true":
-            move = tangent(torch.where(valid[:, None], chance.normal(*shape), 0), way, self.spread[rows])
+            noise = smooth(chance, (attack.trials, persons, frames, joints * coordinates), attack.frequencies)
+            noise = torch.where(valid[:, None], noise.unflatten(-1, (joints, coordinates)), 0)
+            move = tangent(noise, way, self.spread[rows])
         else:
-            frames = way.shape[2]
-            noise = chance.normal(attack.trials, way.shape[1], frames, frames, way.shape[4])
+            noise = chance.normal(attack.trials, persons, frames, frames, coordinates)
             move = torch.where(valid[:, None], published_tangent(noise, way, self.spread[rows]), 0)
         if attack.joint_weights is not None:
             move = move * move.new_tensor(attack.joint_weights)[:, None]

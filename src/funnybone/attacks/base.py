@@ -24,7 +24,7 @@ from funnybone.outcome import Outcome
 from funnybone.registry import Registry
 from funnybone.settings import build
 from funnybone.threat.base import Threat, Unbounded
-from funnybone.victims.access import LEVELS, Access, Meter, offers, view
+from funnybone.victims.access import Access, Meter, offers, view
 from funnybone.victims.base import Victim
 
 DRAWS = 20  # answers of a stochastic victim that an attack averages over, as in AutoAttack
@@ -55,15 +55,7 @@ def create_attack(name: str, *, preset: str | None = None, **settings: Any) -> "
     >>> create_attack("pgd", steps=20)
     PGD(steps=20, loss='goal', early_stop=True, step_size=0.1, random_start=True)
     """
-    kind = attacks[name]
-    if preset is not None:
-        if preset not in kind.presets:
-            known = ", ".join(kind.presets)
-            raise DataError(
-                f"attack {name} has no preset {preset!r}", hint=f"it has {known}" if known else "leave it out"
-            )
-        settings = {**kind.presets[preset], **settings}
-    return build("attack", name, kind, settings)
+    return build("attack", name, attacks[name], settings, preset)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +146,8 @@ class Attack(ABC):
             raise DataError(f"a budget of {budget} queries is less than the {draws} draws of one question")
         meter = Meter(len(clips), budget)
         asked = view(victim, self.access, meter)
+        ways = victim.ways_in() if self.access == "gradients" else {}
+        known = {name: view(way, "gradients", meter) for name, way in ways.items() if offers(way, "gradients")}
         self._judge(victim, goal)
         chance = Chance.of(clips, generator)
         reference = goal.reference(clips.labels, len(victim.classes), chance)
@@ -173,6 +167,7 @@ class Attack(ABC):
             zero, claimed = torch.zeros(2, len(clips), dtype=torch.bool)
             done = successes = 0
             traces = []
+            shared: dict[Any, Any] = {}
             for rows in attacked.nonzero().flatten().split(batch_size):
                 problem = Problem(
                     victim=asked,
@@ -186,6 +181,9 @@ class Attack(ABC):
                     precision=precision,
                     natural=natural,
                     starts=starts,
+                    ways=known,
+                    seed=generator.initial_seed(),
+                    shared=shared,
                 )
 
                 def tell(more: int, won: int, _: int, done: int = done, successes: int = successes) -> None:
@@ -247,7 +245,7 @@ class Attack(ABC):
         if goal.needs_scores and not offers(victim, "scores"):
             raise DataError(
                 f"goal {goal.name} cannot be judged: victim {victim.name!r} offers {victim.access}",
-                hint=f"choose goal ab, or a victim that offers {LEVELS[1]}",
+                hint="choose goal ab, or a victim that offers scores",
             )
 
     @property

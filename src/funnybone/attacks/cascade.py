@@ -39,6 +39,7 @@ _ADAPTIVE = (
     "ddn steps=300 loss=dlr",
     "cw",
 )
+_THROUGH = ("pgd steps=100 step_size=0.05 loss=margin", "apgd loss=dlr restarts=2", "smart steps=400 loss=margin")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class CascadeTrace(Trace):
     """Also which stage made the iterate of each clip, and why stages could not run."""
 
     stage: Int[Tensor, " N"]
+    names: tuple[str, ...]
     refused: dict[str, str]
 
 
@@ -79,12 +81,16 @@ class Cascade(Attack):
     stages : tuple of str
         What is run, in this order: names of attacks with their settings, as in ``"apgd loss=dlr restarts=5"``. A stage
         may need less access than gradients, and is given no more than it needs.
+    through : tuple of str
+        Run after these, once for each way into a hardened victim (its base, single members, ...: `Victim.ways_in`): the
+        victim answers, and the gradient is that way's. A step then costs two queries.
 
     References
     ----------
     Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks",
     ICML 2020, section 5 (AutoAttack). The stages are this library's choice: AutoAttack's are APGD, targeted APGD,
-    targeted FAB and Square, and, for random victims, APGD with two losses.
+    targeted FAB and Square, and, for random victims, APGD with two losses. ``through``: Athalye, Carlini and Wagner,
+    "Obfuscated gradients give a false sense of security", ICML 2018, section 4.1 (BPDA).
 
     Examples
     --------
@@ -100,19 +106,26 @@ class Cascade(Attack):
         "quick": {"stages": _QUICK},
         "standard": {"stages": _STANDARD},
         "random": {"stages": _RANDOM},
-        "adaptive": {"stages": _ADAPTIVE},
+        "adaptive": {"stages": _ADAPTIVE, "through": _THROUGH},
     }
 
     stages: tuple[str, ...] = _STANDARD
+    through: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.stages, str) or not self.stages:
-            raise DataError(f"attack cascade: stages is {self.stages!r}", hint='give some, as in ("fgsm", "pgd")')
-        self.attacks()  # said now, where one is none
+        for what in ("stages", "through"):
+            given = getattr(self, what)
+            if isinstance(given, str) or not (given or what == "through"):
+                raise DataError(f"attack cascade: {what} is {given!r}", hint='give some, as in ("fgsm", "pgd")')
+        for text, attack in zip(self.through, self.attacks()[len(self.stages) :], strict=True):
+            if attack.access != "gradients":
+                raise DataError(
+                    f"attack cascade: {text} goes through no gradient", hint="of through, name attacks that see some"
+                )
 
     def attacks(self) -> tuple[Attack, ...]:
-        """Return the attacks that the stages name."""
-        stages = tuple(map(attack_from, self.stages))
+        """Return the attacks that the stages name, then those that go through the ways into a victim."""
+        stages = tuple(map(attack_from, (*self.stages, *self.through)))
         if any(isinstance(attack, Cascade) for attack in stages):
             raise DataError("attack cascade: a stage cannot be a cascade", hint="write its stages instead")
         return stages
@@ -126,15 +139,17 @@ class Cascade(Attack):
         """Return ``felled_by`` and ``left_out``."""
         by = torch.full((len(success),), -1)
         refused: dict[str, str] = {}
+        names: tuple[str, ...] = ()
         for rows, trace in traces:
             assert isinstance(trace, CascadeTrace)  # as `run` hands them back
             by[rows] = trace.stage.cpu()
             refused |= trace.refused
+            names = trace.names
         for why in dict.fromkeys(refused.values()):
             left_out = ", ".join(text for text in refused if refused[text] == why)
             logging.getLogger("funnybone").warning("attack cascade leaves out %s: %s", left_out, why)
         felled = torch.where(success, by, -1).tolist()
-        return {"felled_by": [self.stages[row] if row >= 0 else None for row in felled], "left_out": refused}
+        return {"felled_by": [names[row] if row >= 0 else None for row in felled], "left_out": refused}
 
     def run(self, problem: Problem, progress: Progress) -> CascadeTrace:
         total, device = len(problem), problem.clean.device
@@ -143,13 +158,14 @@ class Cascade(Attack):
         by = torch.full_like(steps, -1)
         solved, blind = torch.zeros(2, total, dtype=torch.bool, device=device)
         refused: dict[str, str] = {}
-        for number, (text, attack) in enumerate(zip(self.stages, self.attacks(), strict=True)):
+        stages = self._plan(problem)
+        for number, (text, attack, victim) in enumerate(stages):
             standing = ~solved & problem.can_ask()
             if not bool(standing.any()):
                 break
             # A stage's own source: how often the stages before it drew depends on when their last clip left.
             chance = Chance(problem.chance.keys, problem.chance.drawn + number * _DRAWS_OF_A_STAGE)
-            asked = narrowed(problem.victim, attack.access)
+            asked = narrowed(victim, attack.access)
             part = dataclasses.replace(problem, victim=asked, chance=chance, state={}).keep(standing)
             attack = in_norm_of_ball(attack, problem.threat) if "norm=" not in text else attack
 
@@ -171,11 +187,23 @@ class Cascade(Attack):
             by[place[nearer]] = number
             steps[place] += trace.steps
             solved[place], blind[place] = fallen, blind[place] | trace.zero_gradient
-        if len(refused) == len(set(self.stages)):
+        names = tuple(text for text, _, _ in stages)
+        if len(refused) == len(set(names)):
             why = "; ".join(f"{text}: {reason}" for text, reason in refused.items())
             raise DataError(f"attack cascade: none of its stages can run: {why}", hint="name others in stages")
         progress(total, int(solved.sum()), total)
-        return CascadeTrace(best, solved, steps, blind, by, refused)
+        return CascadeTrace(best, solved, steps, blind, by, names, refused)
+
+    def _plan(self, problem: Problem) -> list[tuple[str, Attack, Any]]:
+        """What is run, how it is called, and who is asked."""
+        attacks = self.attacks()
+        plain = [(text, attack, problem.victim) for text, attack in zip(self.stages, attacks, strict=False)]
+        ways = ((name, detour(problem.victim, way)) for name, way in problem.ways.items())
+        return plain + [
+            (f"{text} through {name}", attack, asked)
+            for name, asked in ways
+            for text, attack in zip(self.through, attacks[len(self.stages) :], strict=True)
+        ]
 
 
 def in_norm_of_ball(attack: Attack, threat: Threat) -> Attack:
@@ -196,8 +224,31 @@ def narrowed(asked: Any, access: Access) -> Any:
     >>> narrowed(asked, "scores")
     namespace(labels=1, scores=2, remaining=4)
     """
-    questions = ("labels", "scores", "logits")[: LEVELS.index(access) + 1]
+    questions = ("labels", "scores", "logits")[: LEVELS.index(access)]
     return SimpleNamespace(**{question: getattr(asked, question) for question in (*questions, "remaining")})
+
+
+def detour(asked: Any, way: Any) -> Any:
+    """Return a view of a victim that answers for itself and is differentiated as if it were another one.
+
+    Examples
+    --------
+    >>> double, triple = (SimpleNamespace(logits=lambda xyz, rows, k=k: k * xyz, scores=lambda xyz, rows, k=k: k * xyz,
+    ...                                   labels=None, remaining=lambda rows: 5) for k in (2, 3))
+    >>> xyz = torch.ones(1, requires_grad=True)
+    >>> logits = detour(double, triple).logits(xyz, None)
+    >>> logits.item(), torch.autograd.grad(logits, xyz)[0].item()
+    (2.0, 3.0)
+    """
+
+    def logits(xyz: Tensor, rows: Tensor) -> Tensor:
+        said, descended = asked.scores(xyz, rows), way.logits(xyz, rows)
+        return said + (descended - descended.detach())
+
+    # A step asks both.
+    return SimpleNamespace(
+        labels=asked.labels, scores=asked.scores, logits=logits, remaining=lambda rows: asked.remaining(rows) // 2
+    )
 
 
 def confirmed(problem: Problem, trace: Trace) -> tuple[Bool[Tensor, " N"], Float[Tensor, " N"]]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -58,8 +58,14 @@ class Problem:
         What recorded motion keeps to, if the attacker knows.
     starts : Clips, optional
         Motions that the attacker has, to start from.
+    ways : dict of str to view
+        Ways into the victim (`Victim.ways_in`), for attacks that see gradients; asked on the victim's account.
     state : dict of str to Tensor
         What an attack remembers of each clip (momenta, multipliers): N first, so that it follows the clips.
+    seed : int
+        Chance of what an attack makes once for all clips, which must not depend on which clips these are.
+    shared : dict
+        What it made so, by whatever it is known by: one dictionary in all batches of a call.
     """
 
     victim: Any
@@ -73,7 +79,10 @@ class Problem:
     precision: Precision = "fp32"
     natural: NaturalMotion | None = None
     starts: Clips | None = None
+    ways: Mapping[str, Any] = field(default_factory=dict)
     state: dict[str, Tensor] = field(default_factory=dict)
+    seed: int = 0
+    shared: dict[Any, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)

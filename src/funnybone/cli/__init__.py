@@ -17,7 +17,7 @@ Results go to standard output, progress to standard error. Exit status: 0 done, 
 input, 130 interrupted. Options of a command can stand in a TOML file: funnybone audit audit.toml. With --debug a \
 failure shows its traceback."""
 
-RESUMABLE = (["audit"], ["train"])
+RESUMABLE = (["audit"], ["harden"], ["train"])
 
 app = App(
     name="funnybone",
@@ -32,8 +32,10 @@ app = App(
 )
 app.command("funnybone.cli.audit:audit", name="audit", help="Attack victims with a suite of attacks; write a report.")
 app.command("funnybone.cli.attack:attack", name="attack", help="Attack one victim with one attack.")
+app.command("funnybone.cli.harden:harden", name="harden", help="Harden one victim with one defense.")
 app.command("funnybone.cli.train:train", name="train", help="Train a victim from scratch.")
 app.command("funnybone.cli.report:report", name="report", help="Write the HTML report of an audit's folder.")
+app.command("funnybone.cli.compare:compare", name="compare", help="Several audits as one leaderboard.")
 
 _data = App(name="data", help="Data sets and motion files.")
 _data.command("funnybone.cli.data:list_data", name="list", help="The data sets that have a name, and the formats.")

@@ -138,7 +138,7 @@ def load(
                 f"the victims take clips of {' and '.join(map(str, sorted(lengths)))} frames",
                 hint="choose one length with --frames, or audit them apart",
             )
-        frames = lengths.pop() if lengths else FRAMES
+        frames = next(iter(lengths), FRAMES)
         if not lengths and clips.xyz.shape[2] != FRAMES:
             note(
                 f"{', '.join(loaded)}: nothing says on how many frames it was trained; clips are resampled to {FRAMES} "

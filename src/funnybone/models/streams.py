@@ -185,8 +185,15 @@ class Fused(Model):
         return torch.stack([weight * part for weight, part in zip(self.weights, logits, strict=True)]).sum(0)
 
     def objective(self, label_smoothing: float) -> Objective:
-        """Streams are trained apart; together they only answer."""
-        raise DataError("a network of several streams is not trained as one", hint="train each stream by itself")
+        """Cross-entropy of the sum. Streams are trained apart; it is for trained ones that are fine-tuned together."""
+        own = {type(self.network(stream).objective(label_smoothing)) for stream in self.streams}
+        if own != {Objective}:
+            names = ", ".join(sorted(kind.__name__ for kind in own))
+            raise DataError(
+                f"streams {', '.join(self.streams)} cannot be trained as one: their family has its own loss, {names}",
+                hint="train each stream by itself",
+            )
+        return Objective(label_smoothing)
 
 
 def _feature_length(network: Model) -> int:

@@ -108,6 +108,8 @@ class WeightsRecord(_Part):
         What the network is shown, and the weights of several networks' logits in their sum: see `models.Fused`.
     data, recipe, seed
         What it was trained on and how.
+    start : str or None
+        ``sha256`` of the weights that the training began from; None for a training from scratch.
     precision, processes
         Of the training: ``"fp32"`` or ``"bf16"``, and among how many each batch was divided; None where it is not said.
     selection : SelectionRecord or None
@@ -135,6 +137,7 @@ class WeightsRecord(_Part):
     data: DataRecord
     recipe: dict[str, Any] = Field(default_factory=dict)
     seed: int | None = None
+    start: str | None = None
     precision: Literal["fp32", "bf16"] | None = None
     processes: Annotated[int, Field(ge=1)] | None = None
     selection: SelectionRecord | None = None
@@ -219,7 +222,7 @@ def save_weights(
                 f"{path}: not written: tensor {key!r} holds NaN or infinity",
                 hint="the training diverged; lower the learning rate (--lr)",
             )
-    record = record.model_copy(update={"sha256": _digest(stored)})
+    record = record.model_copy(update={"sha256": digest(stored)})
     write_tensors(Path(path), stored, record)
     return record
 
@@ -251,7 +254,7 @@ def load_weights(path: Path | str) -> tuple[Model, WeightsRecord]:
     if record.defense is None and any(key.startswith(DEFENSE_PREFIX) for key in tensors):
         raise DataError(f"{path}: tensors of a defense, but field 'defense' is null", hint="write the file again")
     check_state(path, own, module.state_dict(), record.model)
-    if record.sha256 is not None and record.sha256 != _digest(tensors):
+    if record.sha256 is not None and record.sha256 != digest(tensors):
         raise DataError(f"{path}: the tensors do not match field 'sha256'; the file is damaged", hint="copy it again")
     module.load_state_dict(own)
     return module, record
@@ -380,7 +383,7 @@ def first_line(error: BaseException) -> str:
     return lines[0][:300] if lines else type(error).__name__
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def digest(tensors: Mapping[str, Tensor]) -> str:
     """Hash of names, types, shapes and contents."""
     total = hashlib.sha256()
     for key in sorted(tensors):

@@ -40,15 +40,15 @@ def render(audit: AuditResult, examples: Sequence[Example]) -> str:
     >>> "Synthetic data" in page, "https://" in page
     (True, False)
     """
-    styles = _static("report.css") + (_static("player.css") if examples else "")
+    styles = static("report.css") + (static("player.css") if examples else "")
     unit = UNITS[audit.data.unit]
-    scripts = {"theme": _static("theme.js"), "player": _static("player.js") if examples else ""}
+    scripts = {"theme": static("theme.js"), "player": static("player.js") if examples else ""}
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             audit=audit,
-            policy=_policy(styles, [script for script in scripts.values() if script]),
+            policy=policy(styles, [script for script in scripts.values() if script]),
             styles=Markup(styles),
             scripts={name: Markup(script) for name, script in scripts.items()},
             examples=examples,
@@ -73,7 +73,7 @@ def render(audit: AuditResult, examples: Sequence[Example]) -> str:
     )
 
 
-def _policy(styles: str, scripts: Sequence[str]) -> str:
+def policy(styles: str, scripts: Sequence[str]) -> str:
     """A content security policy that knows its own scripts by their hash and refuses every other one."""
 
     def source(text: str) -> str:
@@ -117,7 +117,8 @@ def _settings(audit: AuditResult) -> list[tuple[AttackResult | TransferResult, l
 
 
 @cache
-def _static(name: str) -> str:
+def static(name: str) -> str:
+    """Return a style sheet or a script that goes into a page."""
     return files("funnybone.report").joinpath("static", name).read_text(encoding="utf-8")
 
 
@@ -127,8 +128,9 @@ def _template(name: str) -> str | None:
 
 
 @cache
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Return what templates are read with: everything is escaped, and what they do not know is an error."""
+    made = Environment(
         loader=FunctionLoader(_template),
         autoescape=True,
         undefined=StrictUndefined,
@@ -138,6 +140,6 @@ def _environment() -> Environment:
     filters: dict[str, Any] = {
         name: getattr(numbers, name) for name in ("percent", "interval", "count", "short", "setting")
     }
-    environment.filters |= filters
-    environment.globals["dash"] = numbers.DASH
-    return environment
+    made.filters |= filters
+    made.globals["dash"] = numbers.DASH
+    return made

@@ -1,14 +1,18 @@
 """The exams of attacks and of defenses."""
 
 import dataclasses
-import inspect
+import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from funnybone.attacks.base import Attack
+from funnybone.attacks.verdict import repeatable
 from funnybone.clips import Clips
+from funnybone.defenses.base import Defense
 from funnybone.errors import DataError
 from funnybone.goals import AnythingBut, Goal, Specified
 from funnybone.outcome import Outcome
@@ -16,6 +20,8 @@ from funnybone.testing.analytic import linear_victim, random_clips
 from funnybone.testing.victim_exam import check_victim
 from funnybone.threat import BoneLength, Linf, Mask, Threat
 from funnybone.victims.base import Victim, predict
+from funnybone.victims.files import save_victim
+from funnybone.victims.load import create_victim
 
 
 def check_attack(attack: Attack, *, threat: Threat | None = None) -> None:
@@ -117,13 +123,19 @@ def _check_truth(
     assert not bool((outcome.success & ~achieved).any()), "a success is claimed that the victim does not confirm"
     assert not bool((outcome.success & ~outcome.attacked).any()), "a clip that was not attacked counts as success"
     assert torch.equal(predicted, outcome.prediction), "the prediction is not that of the clips returned"
-    assert bool((outcome.queries[outcome.attacked] > 0).all()), "queries were not counted"
+    if attack.access == "nothing":
+        assert not bool(outcome.queries.any()), "an attack that sees nothing has asked the victim"
+    else:
+        assert bool((outcome.queries[outcome.attacked] > 0).all()), "queries were not counted"
     if attack.access != "gradients":
         assert not bool(outcome.gradients.any()), f"an attack with access {attack.access} used gradients"
 
 
-def check_defense(defense: object, victim: Victim, clips: Clips) -> None:
+def check_defense(defense: Any, victim: Victim, clips: Clips, *, resumes: bool = False) -> None:
     """Examine a defense: a victim goes in, another comes out, the first stays as it was.
+
+    What comes out must pass the exam of victims and name its defense. Where the base can be written to a file, so must
+    be what is made of it, and the file has to give back the same victim and say with which settings it was hardened.
 
     Parameters
     ----------
@@ -133,27 +145,72 @@ def check_defense(defense: object, victim: Victim, clips: Clips) -> None:
         Who is to be hardened.
     clips : Clips
         What it is fitted on.
+    resumes : bool
+        Whether it keeps a checkpoint: it is then stopped half-way as well, and has to end as if it had not been.
 
     Examples
     --------
-    >>> from funnybone.defenses import Defense
-    >>> class Nothing(Defense):
-    ...     def fit(self, victim, clips, *, generator=None):
-    ...         hardened = victim.to("cpu")
-    ...         hardened.defense = "nothing"
-    ...         return hardened
+    >>> import funnybone as fb
     >>> clips = random_clips(4)
-    >>> check_defense(Nothing(), linear_victim(clips), clips)
+    >>> check_defense(fb.create_defense("lowpass"), linear_victim(clips), clips)
     """
     before, xyz = victim.fingerprint, clips.xyz.clone()
     chance = torch.get_rng_state()
-    hardened = defense.fit(victim, clips, generator=torch.Generator().manual_seed(0))  # type: ignore[attr-defined]
+    hardened = defense.fit(victim, clips, generator=torch.Generator().manual_seed(0))
     assert isinstance(hardened, Victim), f"fit returned {type(hardened).__name__}, not a victim"
     assert hardened is not victim, "fit returned the victim that it was given"
     assert victim.fingerprint == before, "the base victim was changed"
-    assert victim.defense is None or hardened.defense != victim.defense, "the hardened victim does not name its defense"
     assert hardened.defense, "the hardened victim does not name its defense"
+    assert hardened.defense != victim.defense, "the hardened victim names the defense of its base"
     assert torch.equal(xyz, clips.xyz), "the clips were changed"
     assert torch.equal(chance, torch.get_rng_state()), "the global random state was used; use the generator"
-    assert "generator" in inspect.signature(defense.fit).parameters, "fit takes no generator"  # type: ignore[attr-defined]
     check_victim(hardened, clips)
+    with tempfile.TemporaryDirectory() as folder:
+        _check_saved(defense, victim, hardened, clips, Path(folder))
+        if resumes:
+            _check_resumed(defense, victim, hardened, clips, Path(folder) / "killed" / "checkpoint")
+
+
+def _check_saved(defense: Any, victim: Victim, hardened: Victim, clips: Clips, folder: Path) -> None:
+    path = folder / "hardened.safetensors"
+    try:
+        save_victim(folder / "base.safetensors", victim)
+    except DataError:  # then what is made of it cannot be written, either
+        return
+    record = save_victim(path, hardened)
+    said = (record.defense or {}).get("settings")
+    if isinstance(defense, Defense):
+        meant = json.loads(json.dumps(defense.settings()))
+        assert said == meant, f"its file says that its settings were {said}; they were {meant}"
+    loaded = create_victim(path)
+    for key in ("fingerprint", "defense", "stochastic", "exact_gradients", "access", "frames", "persons"):
+        found, meant = getattr(loaded, key), getattr(hardened, key)
+        assert found == meant, f"read from its file, its {key} is {found}; it was {meant}"
+    answers = []
+    for one in (hardened, loaded):
+        with repeatable(one, torch.Generator().manual_seed(0)):
+            labels, logits = predict(one, clips)
+        answers.append(labels if logits is None else logits)
+    assert torch.equal(*answers), "read from its file it answers otherwise"
+
+
+class _KilledError(Exception):
+    """Raised by the exam, half-way."""
+
+
+def _check_resumed(defense: Any, victim: Victim, hardened: Victim, clips: Clips, checkpoint: Path) -> None:
+    def kill(done: int, total: int, text: str) -> None:
+        if 2 * done >= total:
+            raise _KilledError(text)
+
+    def fit(progress: Callable[[int, int, str], None] | None) -> Victim:
+        generator = torch.Generator().manual_seed(0)
+        return defense.fit(victim, clips, generator=generator, checkpoint=checkpoint, progress=progress)
+
+    checkpoint.parent.mkdir()
+    try:
+        fit(kill)
+        raise AssertionError("it does not tell how far it is")
+    except _KilledError:
+        assert any(checkpoint.parent.iterdir()), "stopped half-way, it left no checkpoint"
+    assert fit(None).fingerprint == hardened.fingerprint, "stopped and resumed it ends otherwise"

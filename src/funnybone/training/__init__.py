@@ -5,10 +5,13 @@ from funnybone.training.curves import Epoch, draw, write_curves
 from funnybone.training.fit import Progress, Trained, train
 from funnybone.training.hardware import Plain, hardware
 from funnybone.training.measure import Measured, evaluate, hold_out
+from funnybone.training.method import Batch, Method
 
 __all__ = [
+    "Batch",
     "Epoch",
     "Measured",
+    "Method",
     "Plain",
     "Progress",
     "Trained",

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
+from torch import Tensor
 
 from funnybone.errors import DataError
-from funnybone.models import WeightsRecord
+from funnybone.models import Model, WeightsRecord
+from funnybone.models.objective import Objective
 from funnybone.models.weights import read_tensors, write_tensors
 from funnybone.training.curves import Epoch
 
@@ -27,8 +28,8 @@ class CheckpointRecord(BaseModel):
 class State(NamedTuple):
     """What changes while a network trains; ``best`` are the weights to keep."""
 
-    module: nn.Module
-    objective: nn.Module
+    module: Model
+    objective: Objective
     optimiser: torch.optim.Optimizer
     best: dict[str, Tensor]
     epochs: list[Epoch]
@@ -93,5 +94,5 @@ def resume(path: Path, record: WeightsRecord, state: State) -> None:
 
 
 def _run(record: WeightsRecord) -> dict[str, Any]:
-    """All that determines the weights, precision and number of processes included, as JSON gives it back."""
-    return json.loads(record.model_dump_json(exclude={"accuracy", "licence", "defense", "sha256"}))
+    """All that determines the weights, with precision, number of processes and defense, as JSON gives it back."""
+    return json.loads(record.model_dump_json(exclude={"accuracy", "licence", "sha256"}))

@@ -1,4 +1,4 @@
-"""Train a victim from scratch: deterministic, and resumed after a kill to the same weights."""
+"""Train a victim, from scratch or from trained weights: deterministic, and resumed after a kill to the same weights."""
 
 import hashlib
 import math
@@ -18,17 +18,18 @@ from funnybone.models.layers import present_of
 from funnybone.models.recipe import settings_of
 from funnybone.models.registry import option_names
 from funnybone.models.streams import fusion_weights
-from funnybone.models.weights import DataRecord, SelectionRecord, SkeletonRecord
+from funnybone.models.weights import DataRecord, SelectionRecord, SkeletonRecord, digest
 from funnybone.training import checkpoint as checkpoints
 from funnybone.training.augment import varied
 from funnybone.training.checkpoint import State
 from funnybone.training.curves import Epoch, best_of
 from funnybone.training.hardware import Plain
-from funnybone.training.measure import hold_out, measure
+from funnybone.training.measure import Measured, hold_out, measure
+from funnybone.training.method import Batch, Method
 
 
 class Progress(NamedTuple):
-    """Where a training is; handed to the progress callback after each optimiser step. ``last`` is the epoch before."""
+    """Where a training is; handed to the progress callback after each batch. ``last`` is the epoch before."""
 
     stream: str
     epoch: int
@@ -62,6 +63,8 @@ def train(
     split: str | None = None,
     progress: Callable[[Progress], None] | None = None,
     checkpoint: Path | None = None,
+    start: Mapping[str, Tensor] | None = None,
+    method: Method | None = None,
 ) -> Trained:
     """Train a network on clips, or one for each stream.
 
@@ -95,10 +98,15 @@ def train(
     split : str, optional
         The name of this part of the data, for the record.
     progress : callable, optional
-        Called with a `Progress` after each optimiser step.
+        Called with a `Progress` after each batch.
     checkpoint : Path, optional
         Written after each epoch, and resumed from when it is there. A resumed training ends with the same weights on
         the same machine. Streams beside ``joint`` have their own, with the stream's name behind it.
+    start : mapping of str to Tensor, optional
+        Weights to begin from, of a network with the same options and streams; fresh ones by default. Networks of
+        several streams are then trained as the one that answers, and an objective has its first stage behind it.
+    method : Method, optional
+        What is done with a batch, and what epochs are judged by; plain training by default.
 
     Raises
     ------
@@ -123,30 +131,38 @@ def train(
     dropout = {"dropout": recipe.dropout} if "dropout" in option_names(model) else {}
     place = device if isinstance(device, Plain) else Plain(device)
     options = {**dropout, **recipe.options, **(options or {})}
+    method = method or Method()
     record = _record(model, clips, recipe, preprocess, options, seed, split, place)
+    began = digest({key: value.detach().cpu() for key, value in start.items()}) if start is not None else None
+    record = record.model_copy(update={"start": began, "defense": method.describe()})
     if validation is None and recipe.validation:
         clips, validation = hold_out(clips, recipe.validation, seed)
     if validation is not None:
-        selection = SelectionRecord(n=len(validation), sha256=_content(validation))
+        selection = SelectionRecord(n=len(validation), sha256=content_of(validation))
         record = record.model_copy(update={"selection": selection})
     networks: dict[str, Model] = {}
     curves: dict[str, list[Epoch]] = {}
-    for stream in streams:
-        path = checkpoints.checkpoint_of(checkpoint, stream) if checkpoint else None
+    whole = {"streams": tuple(streams), "fusion": weights}
+    tasks = {stream: record.model_copy(update={"streams": (stream,)}) for stream in streams}
+    if start is not None:  # the network that answers is shown joints, and makes of them what streams it has
+        tasks = {"joint": record.model_copy(update=whole)}
+    for stream, task in tasks.items():
         networks[stream], curves[stream] = _fit(
-            record.model_copy(update={"streams": (stream,)}),
+            task,
             _Showing(preprocess, stream, clips),
             (clips, validation),
             recipe,
+            method,
             place,
             progress,
-            path,
+            checkpoints.checkpoint_of(checkpoint, stream) if checkpoint else None,
+            start,
         )
     if record.selection is not None:
         kept = {stream: best_of(epochs).epoch for stream, epochs in curves.items()}
         record = record.model_copy(update={"selection": record.selection.model_copy(update={"epochs": kept})})
-    module = networks["joint"] if tuple(streams) == ("joint",) else Fused(networks, weights).eval()
-    return Trained(module, record.model_copy(update={"streams": tuple(streams), "fusion": weights}), curves)
+    module = networks["joint"] if tuple(networks) == ("joint",) else Fused(networks, weights).eval()
+    return Trained(module, record.model_copy(update=whole), curves)
 
 
 class _Showing:
@@ -170,31 +186,42 @@ def _fit(
     show: _Showing,
     parts: tuple[Clips, Clips | None],
     recipe: Recipe,
+    method: Method,
     place: Plain,
     progress: Callable[[Progress], None] | None,
     checkpoint: Path | None,
+    start: Mapping[str, Tensor] | None,
 ) -> tuple[Model, list[Epoch]]:
     """Train one network; return it with the weights to keep, and its epochs."""
     seed, device = record.seed or 0, place.device
     clips, validation = parts[0].to(device), parts[1]
     with _seeded(seed, 0, device):
-        module = record.network().to(device).train()
+        module = record.network() if start is None else record.build()
+        if start is not None:
+            module.load_state_dict(start)
+        module = module.to(device).train()
         objective = module.objective(recipe.label_smoothing).to(device).train()
     state = State(module, objective, _optimiser(module, objective, recipe), {}, [])
     if checkpoint and checkpoint.exists():
         checkpoints.resume(checkpoint, record, state)
     epochs = recipe.epochs_for(len(clips))
+    begun = 0.0 if start is None else objective.judged_from  # what comes before, trained weights have behind them
     for epoch in range(len(state.epochs), epochs):
         if _impatient(state.epochs, recipe.patience):
             break
-        total = 0.0
+        total, memory = 0.0, dict[str, Tensor]()
         with _seeded(seed, 1 + epoch, device) as generator:
             batches = _batches(len(clips), recipe.batch, generator)
             for index, rows in enumerate(batches):
                 step, steps = epoch * len(batches) + index, epochs * len(batches)
                 for group in state.optimiser.param_groups:
                     group["lr"] = recipe.learning_rate((step + 0.5) / steps)
-                loss = _step(state, clips[rows], recipe, show, place, generator, (step + 0.5) / steps)
+                taken = _varied(method.taken(clips[rows], generator), recipe, generator)
+                own, share = _own(taken, place)
+                through = begun + (1 - begun) * (step + 0.5) / steps
+                batch = Batch(own, module, show, objective, through, generator, memory)
+                for _ in range(method.replays):
+                    loss = _step(state, batch, method, recipe, place, share)
                 if not math.isfinite(loss):
                     if checkpoint and place.rank == 0:  # it would lead here again, and stand in another recipe's way
                         checkpoint.unlink(missing_ok=True)
@@ -206,10 +233,9 @@ def _fit(
                 if progress:
                     last = state.epochs[-1] if state.epochs else None
                     progress(Progress(show.stream, epoch, epochs, step + 1, steps, loss, last))
-        judged = (epoch + 1) / epochs > objective.judged_from
         found = None
-        if judged and validation is not None:
-            found = measure(show.answering(module), validation, show.preprocess)
+        if validation is not None and begun + (1 - begun) * (epoch + 1) / epochs > objective.judged_from:
+            found = _judged(state, validation, method, show, seed)
         done = Epoch(
             epoch=epoch + 1,
             learning_rate=recipe.learning_rate((epoch + 1) / epochs),
@@ -232,26 +258,28 @@ def _impatient(epochs: Sequence[Epoch], patience: int | None) -> bool:
     return bool(epochs) and patience is not None and len(epochs) - best_of(epochs).epoch >= patience
 
 
-def _step(
-    state: State,
-    clips: Clips,
-    recipe: Recipe,
-    show: _Showing,
-    place: Plain,
-    generator: torch.Generator,
-    progress: float,
-) -> float:
-    """One optimiser step; return its loss."""
-    xyz, present = show(varied(clips.xyz, recipe, clips.up, clips.skeleton, generator))
-    # Each process takes its share of the batch. One that is left without looks at the first clip, which counts nothing:
-    # all must have the same gradients and buffers to average.
+def _varied(clips: Clips, recipe: Recipe, generator: torch.Generator) -> Clips:
+    """Clips as the recipe varies them. Whoever has joints in a frame of a clip that was cut in time is there."""
+    xyz = varied(clips.xyz, recipe, clips.up, clips.skeleton, generator)
+    return clips._with(xyz=xyz, valid=clips.valid if recipe.crop == 1 else present_of(xyz))
+
+
+def _own(clips: Clips, place: Plain) -> tuple[Clips, float]:
+    """This process's part of a batch, and its share of the whole.
+
+    One that is left without looks at the first clip, which counts nothing: all must have the same gradients and buffers
+    to average.
+    """
     own = range(place.rank, len(clips), place.ranks)
-    share = len(own) / len(clips)
-    rows = slice(own.start, None, own.step) if own else slice(1)
+    return clips[slice(own.start, None, own.step) if own else slice(1)], len(own) / len(clips)
+
+
+def _step(state: State, batch: Batch, method: Method, recipe: Recipe, place: Plain, share: float) -> float:
+    """One optimiser step; return its loss."""
     state.optimiser.zero_grad()
     with _agreed(state, place, share):
         with place.autocast():
-            loss = state.objective(state.module, xyz[rows], clips.labels[rows], progress, present[rows])
+            loss = method.loss(batch)
         loss.backward()
     parameters = [parameter for group in state.optimiser.param_groups for parameter in group["params"]]
     place.average([parameter.grad for parameter in parameters if parameter.grad is not None], share)
@@ -261,6 +289,16 @@ def _step(
     mean = loss.detach().float().reshape(1).clone()
     place.average([mean], share)
     return mean.item()
+
+
+def _judged(state: State, validation: Clips, method: Method, show: _Showing, seed: int) -> Measured:
+    """Validation figures on what the method judges by, with the same random numbers after each epoch."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def moved(part: Clips) -> Tensor:
+        return method.judged_on(Batch(part, state.module, show, state.objective, 1.0, generator, {}))
+
+    return measure(show.answering(state.module), validation, show.preprocess, moved=moved)
 
 
 @contextmanager
@@ -329,6 +367,7 @@ def _record(
     if len(clips) < 2:
         raise DataError(f"{clips.name}: {len(clips)} clips to train on", hint="give at least 2")
     _, persons, frames, _, channels = clips.xyz.shape
+    data = DataRecord(name=clips.name, split=split, n=len(clips), synthetic=clips.synthetic, sha256=content_of(clips))
     return WeightsRecord(
         model=model,
         options={"persons": persons, "frames": frames, "in_channels": channels, **options},
@@ -337,7 +376,7 @@ def _record(
         up=clips.up,
         unit=clips.unit,
         preprocess=preprocess.to_dict(),
-        data=DataRecord(name=clips.name, split=split, n=len(clips), synthetic=clips.synthetic, sha256=_content(clips)),
+        data=data,
         recipe=settings_of(recipe),
         seed=seed,
         precision=place.precision,
@@ -345,6 +384,6 @@ def _record(
     )
 
 
-def _content(clips: Clips) -> str:
+def content_of(clips: Clips) -> str:
     """Hash of all clips."""
     return hashlib.sha256("".join(clips.fingerprints()).encode()).hexdigest()

@@ -55,9 +55,13 @@ def measure(
     preprocess: Callable[[Tensor], Tensor] | None = None,
     *,
     batch: int = 64,
+    moved: Callable[[Clips], Tensor] | None = None,
 ) -> Measured:
-    """Loss and accuracy of a network on clips, where the network lies; each module's mode is left as it was."""
-    logits, labels = _logits(module, clips, preprocess, batch), clips.labels.cpu()
+    """Loss and accuracy of a network on clips, where the network lies; each module's mode is left as it was.
+
+    Of the positions that ``moved`` returns, where it is given: it meets the network in evaluation mode.
+    """
+    logits, labels = _logits(module, clips, preprocess, batch, moved), clips.labels.cpu()
     loss = F.cross_entropy(logits.float(), labels).item()
     return Measured(loss, (logits.argmax(1) == labels).float().mean().item())
 
@@ -100,10 +104,18 @@ def evaluate(
 
 
 def _logits(
-    module: nn.Module, clips: Clips, preprocess: Callable[[Tensor], Tensor] | None, batch: int
+    module: nn.Module,
+    clips: Clips,
+    preprocess: Callable[[Tensor], Tensor] | None,
+    batch: int,
+    moved: Callable[[Clips], Tensor] | None = None,
 ) -> Float[Tensor, "N K"]:
     """Answers in evaluation mode, on the CPU."""
     device = next(module.parameters()).device
+    answers = []
     with evaluating(module), torch.no_grad():
-        parts = (part.to(device, torch.float32) for part in clips.xyz.split(batch))
-        return torch.cat([module(preprocess(part) if preprocess else part).cpu() for part in parts])
+        for rows in torch.arange(len(clips)).split(batch):
+            part = clips[rows].to(device)
+            xyz = moved(part) if moved else part.xyz
+            answers.append(module(preprocess(xyz) if preprocess else xyz).cpu())
+    return torch.cat(answers)

@@ -12,8 +12,9 @@ from funnybone.errors import DataError
 if TYPE_CHECKING:
     from funnybone.victims.base import Victim
 
-Access = Literal["labels", "scores", "gradients"]
-LEVELS: tuple[Access, ...] = ("labels", "scores", "gradients")  # each offers what the ones before it offer
+Access = Literal["nothing", "labels", "scores", "gradients"]
+# Each offers what the ones before it offer. A victim offers labels at least; an attack may do without.
+LEVELS: tuple[Access, ...] = ("nothing", "labels", "scores", "gradients")
 
 
 class BudgetError(RuntimeError):
@@ -70,14 +71,18 @@ class Meter:
             self.gradients += asked
 
 
-class Labels(Protocol):
+class Nothing(Protocol):
+    """No question at all."""
+
+    def remaining(self, rows: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
+        """Return how many queries each of these clips has left."""
+
+
+class Labels(Nothing, Protocol):
     """The predicted class, and nothing else."""
 
     def labels(self, xyz: Float[Tensor, "B M T V C"], rows: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
         """Return the predicted class of each clip of a batch; ``rows`` says on whose account."""
-
-    def remaining(self, rows: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
-        """Return how many queries each of these clips has left."""
 
 
 class Scores(Labels, Protocol):
@@ -94,17 +99,23 @@ class Gradients(Scores, Protocol):
         """Return logits on the autograd graph of ``xyz``."""
 
 
-class _LabelsView:
-    """Holds its victim in closures, so that a label-only attack has no attribute that leads to more."""
+class _View:
+    """Holds its victim in closures, so that an attack has no attribute that leads to more than it may ask."""
 
     def __init__(self, victim: "Victim", meter: Meter) -> None:
+        self.remaining = lambda rows: meter.remaining()[rows.cpu()].to(rows.device)
+
+
+class _LabelsView(_View):
+    def __init__(self, victim: "Victim", meter: Meter) -> None:
+        super().__init__(victim, meter)
+
         def labels(xyz: Tensor, rows: Tensor) -> Tensor:
             meter.charge(rows)
             with torch.no_grad():
                 return victim.labels(xyz.detach())
 
         self.labels = labels
-        self.remaining = lambda rows: meter.remaining()[rows.cpu()].to(rows.device)
 
 
 class _ScoresView(_LabelsView):
@@ -130,7 +141,12 @@ class _GradientsView(_ScoresView):
         self.logits = logits
 
 
-_VIEWS: dict[Access, type[_LabelsView]] = {"labels": _LabelsView, "scores": _ScoresView, "gradients": _GradientsView}
+_VIEWS: dict[Access, type[_View]] = {
+    "nothing": _View,
+    "labels": _LabelsView,
+    "scores": _ScoresView,
+    "gradients": _GradientsView,
+}
 
 
 def offers(victim: "Victim", access: Access) -> bool:
@@ -138,7 +154,7 @@ def offers(victim: "Victim", access: Access) -> bool:
     return LEVELS.index(victim.access) >= LEVELS.index(access)
 
 
-def view(victim: "Victim", access: Access, meter: Meter) -> _LabelsView:
+def view(victim: "Victim", access: Access, meter: Meter) -> _View:
     """Return a victim that answers questions of this kind and no more, each one metered.
 
     Raises

@@ -65,6 +65,13 @@ class Victim(ABC):
         """Return the predicted class of each clip."""
         return self.logits(xyz).argmax(1)
 
+    def ways_in(self) -> "dict[str, Victim]":
+        """Return the victims that an attacker who knows how it is made would descend in its place, by name.
+
+        There are none unless a defense was put around something.
+        """
+        return {}
+
     @property
     def device(self) -> torch.device:
         """Where it wants its input."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from funnybone.errors import DataError
 from funnybone.skeletons import Skeleton
-from funnybone.victims.access import LEVELS, Access
+from funnybone.victims.access import Access
 from funnybone.victims.base import Victim
 
 
@@ -54,7 +54,7 @@ class CallableVictim(Victim):
         frames: int | None = None,
         stochastic: bool = False,
     ) -> None:
-        if access not in LEVELS[:2]:
+        if access not in ("labels", "scores"):
             raise DataError(f"a function cannot offer {access!r}", hint="use TorchVictim for gradients")
         self.function = function
         self.skeleton = skeleton

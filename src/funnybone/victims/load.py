@@ -8,9 +8,10 @@ from torch import nn
 
 from funnybone.errors import DataError
 from funnybone.models import hub, names
-from funnybone.models.weights import list_packaged, load_weights, packaged
+from funnybone.models.weights import list_packaged, packaged
 from funnybone.skeletons import Skeleton
 from funnybone.victims.base import Victim
+from funnybone.victims.files import load_victim
 from funnybone.victims.torch import TorchVictim
 
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".tar", ".bin")  # what torch.save's files are called
@@ -31,9 +32,9 @@ def create_victim(
     ----------
     source : str or Path
         A packaged victim (``"stgcn"`` with ``data="synthetic"``, or ``"stgcn.synthetic"``), a weights file that
-        ``funnybone train`` or ``funnybone models import`` wrote, such a file on a Hugging Face hub
-        (``"hub:owner/name"``, or ``"hub:owner/name@revision"``), or ``"package.module:function"`` that returns a victim
-        or a ``torch.nn.Module``.
+        ``funnybone train``, ``funnybone harden`` or ``funnybone models import`` wrote, such a file on a Hugging Face
+        hub (``"hub:owner/name"``, or ``"hub:owner/name@revision"``), or ``"package.module:function"`` that returns a
+        victim or a ``torch.nn.Module``.
     data : str, optional
         The data set that a packaged victim was trained on.
     device : str
@@ -71,7 +72,7 @@ def create_victim(
             f"{path}: a checkpoint does not say which joints, classes and preprocessing it was trained with",
             hint=f"make a victim of it: {_import(str(path))}",
         )
-    return _from_file(path, path.stem, device, compile)
+    return load_victim(path, path.stem, device=device, compile=compile)
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -110,28 +111,11 @@ def _import(checkpoint: str) -> str:
     return f"funnybone models import {checkpoint} --skeleton NAME --classes FILE --preprocess NAME --out FILE"
 
 
-def _from_file(path: Path, name: str, device: str, compile: bool | str) -> Victim:
-    module, record = load_weights(path)
-    victim = TorchVictim(
-        module,
-        skeleton=module.skeleton,
-        classes=tuple(record.classes),
-        preprocess=record.build_preprocess(),
-        name=name,
-        frames=record.options.get("frames"),
-        persons=module.persons,
-        up=record.up,
-        unit=record.unit,
-        compile=compile,
-    )
-    return victim.to(device)
-
-
 def _from_hub(text: str, device: str, compile: bool | str) -> Victim:
     repo, revision = hub.parse(text)
     path = hub.fetch(repo, revision)
     try:
-        return _from_file(path, text.removeprefix(hub.PREFIX), device, compile)
+        return load_victim(path, text.removeprefix(hub.PREFIX), device=device, compile=compile)
     except DataError as error:  # which names a file of the cache, that the user has not heard of
         raise DataError(f"victim {text!r}: {str(error).replace(str(path), path.name)}") from None
 

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,9 @@ from funnybone.errors import DataError
 from funnybone.skeletons import Skeleton
 from funnybone.victims.base import Victim
 from funnybone.victims.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from funnybone.models.weights import WeightsRecord
 
 
 class TorchVictim(Victim):
@@ -48,6 +51,8 @@ class TorchVictim(Victim):
         another length, questions without a gradient and mixed precision have their own. The preprocessing runs as it
         is, and a gradient cannot be differentiated again. The fingerprint is the plain victim's: answers differ by
         rounding.
+    record : WeightsRecord, optional
+        What a weights file says of it, which a victim needs that is to be written to one.
 
     Raises
     ------
@@ -80,6 +85,7 @@ class TorchVictim(Victim):
         defense: str | None = None,
         stochastic: bool = False,
         compile: bool | str = False,
+        record: "WeightsRecord | None" = None,
     ) -> None:
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
         self.preprocess = preprocess
@@ -88,6 +94,7 @@ class TorchVictim(Victim):
         self.name = name or type(module).__name__
         self.frames, self.persons, self.up, self.unit = frames, persons, up, unit
         self.defense, self.stochastic, self.compile = defense, stochastic, compile
+        self.record = record
         self.exact_gradients = getattr(module, "exact_gradients", True)
         self.parameters = sum(parameter.numel() for parameter in module.parameters())
 

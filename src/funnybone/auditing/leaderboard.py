@@ -1,0 +1,101 @@
+"""Several audits side by side: a line for each victim, a column for each attack, the worst one decides."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from funnybone.auditing.schema import AttackResult, AuditResult, DataSummary, VictimResult
+from funnybone.errors import DataError
+
+
+@dataclass(frozen=True)
+class Line:
+    """A victim of one audit.
+
+    Attributes
+    ----------
+    name : str
+        The victim's, with the audit's where several have a victim of this name.
+    victim : VictimResult
+        What the audit says of it.
+    attacks : dict of str to AttackResult
+        By name of the entry.
+    """
+
+    name: str
+    victim: VictimResult
+    attacks: dict[str, AttackResult]
+
+    @property
+    def strongest(self) -> str | None:
+        """The attack that alone leaves the least; the first of those that leave the same."""
+        least = min(self.attacks.values(), key=lambda attack: attack.robust_accuracy, default=None)
+        return least.name if least else None
+
+    @property
+    def left(self) -> float:
+        """Robust accuracy under all attacks together; clean accuracy where there was none."""
+        worst = self.victim.worst_case
+        return worst.robust_accuracy if worst else self.victim.clean.accuracy
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Victims that were audited on the same clips, the one of which most is left first.
+
+    Attributes
+    ----------
+    data : DataSummary
+        The clips.
+    attacks : tuple of str
+        Names of the entries, in the order in which audits have them.
+    lines : tuple of Line
+        A victim that an audit did not attack with an entry has none of its figures.
+    """
+
+    data: DataSummary
+    attacks: tuple[str, ...]
+    lines: tuple[Line, ...]
+
+
+def leaderboards(results: Sequence[tuple[str, AuditResult]]) -> list[Leaderboard]:
+    """Return a leaderboard for each set of clips, from audits and what they are called.
+
+    Raises
+    ------
+    DataError
+        Where two audits of the same clips mean different things by one name: another goal, threat model or setting.
+        What stands in one column has to be one attack.
+    """
+    groups: dict[str, list[tuple[str, AuditResult]]] = {}
+    for where, result in results:
+        groups.setdefault(result.data.sha256, []).append((where, result))
+    return [_leaderboard(group) for group in groups.values()]
+
+
+def _leaderboard(group: Sequence[tuple[str, AuditResult]]) -> Leaderboard:
+    met: dict[str, tuple[str, AttackResult]] = {}
+    names = [victim.name for _, result in group for victim in result.victims]
+    lines = []
+    for where, result in group:
+        for victim in result.victims:
+            for attack in victim.attacks:
+                other, first = met.setdefault(attack.name, (where, attack))
+                _check_same(attack.name, (other, first), (where, attack))
+            name = victim.name if names.count(victim.name) == 1 else f"{victim.name} ({where})"
+            lines.append(Line(name, victim, {attack.name: attack for attack in victim.attacks}))
+    lines.sort(key=lambda line: -line.left)
+    return Leaderboard(group[0][1].data, tuple(met), tuple(lines))
+
+
+def _check_same(name: str, one: tuple[str, AttackResult], other: tuple[str, AttackResult]) -> None:
+    """Raise `DataError` unless two audits attacked in the same way."""
+    for what in ("goal", "threat", "settings"):
+        said = [getattr(attack, what) for _, attack in (one, other)]
+        if said[0] != said[1]:
+            if what == "settings":
+                keys = sorted(key for key in {**said[0], **said[1]} if said[0].get(key) != said[1].get(key))
+                said = [", ".join(f"{key}={own.get(key)}" for key in keys) for own in said]
+            raise DataError(
+                f"{one[0]} and {other[0]} mean different attacks by {name!r}: {what} {said[0]} and {said[1]}",
+                hint="compare audits of one suite",
+            )

@@ -1,0 +1,150 @@
+"""``funnybone harden``: one victim hardened by one defense."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from funnybone.cli.common import (
+    Device,
+    Json,
+    Length,
+    Seed,
+    choose_device,
+    emit,
+    emit_json,
+    load,
+    note,
+    others_of,
+    prepare,
+    progress,
+    test_part,
+)
+from funnybone.cli.config import typed
+
+if TYPE_CHECKING:
+    from funnybone.clips import Clips
+    from funnybone.models.weights import AccuracyRecord
+    from funnybone.victims import Victim
+
+
+def harden(
+    name: str,
+    /,
+    *,
+    victim: str,
+    data: str,
+    out: Path,
+    split: str | None = None,
+    preset: str | None = None,
+    set: Annotated[list[str] | None, Parameter(negative_iterable="")] = None,
+    validate: str | None = None,
+    frames: Annotated[int | None, Length] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Harden a victim and measure, once, at the end, what clips of the test part are classified right before and after.
+
+    The file holds the victim's own weights and what the defense added or changed. Accuracy on clean clips says
+    nothing about robustness: audit both, funnybone audit VICTIM FILE. A defense that trains keeps what it has done in
+    FILE.partial, and the same command goes on from there.
+
+    Parameters
+    ----------
+    name
+        The defense: smoothing, lowpass, ...
+    victim
+        A packaged victim (stgcn.synthetic) or a weights file.
+    data
+        A data set's name or a motion file: what the victim was trained on.
+    out
+        The file to write, accepted wherever a victim is named. Never overwritten.
+    split
+        The test part, as KEY:VALUE,VALUE; the defense is fitted on the others. By default the test part of a named data
+        set.
+    preset
+        A named choice of the defense's settings, such as published.
+    set
+        A setting of the defense, as key=value; can be given several times.
+    validate
+        Training clips that choose, where something is to be chosen, as KEY:VALUE,VALUE; by default a tenth of each
+        class.
+    frames
+        Resample clips to this length; by default to what the victim was trained on.
+    """
+    import torch
+
+    from funnybone.data import datasets
+    from funnybone.defenses import create_defense, defenses
+    from funnybone.training import checkpoint_of
+    from funnybone.victims.files import parts_of, save_victim
+
+    made = create_defense(name, preset=preset, **typed(f"defense {name}", defenses[name], set or []))
+    split = test_part(data, split)
+    loaded, clips = load([victim], data, split=None, frames=frames, device=choose_device(device))
+    (base,) = loaded.values()
+    base.check(clips)
+    _, record, _ = parts_of(base)  # refused here, not after the work
+    prepare(out)
+    rule = datasets[data].rule(split) if split is not None and data in datasets else split
+    others = None if rule is None else others_of(rule)
+    part, test = (clips, None) if rule is None or others is None else (clips.select(others), clips.select(rule))
+    if others is not None and record.data.n and record.data.split != others:
+        note(
+            f"{base.name} was trained on {record.data.split or 'all clips'} of {record.data.name}, not on {others}: "
+            "clips of the test part may have been among them"
+        )
+    validation = None
+    if validate is not None:
+        part, validation = part.select(f"!{validate}"), part.select(validate)
+    checkpoint = out.with_name(f"{out.name}.partial")
+    began = time.monotonic()
+    with progress(f"{name} on {base.name}", "steps") as tell:
+        hardened = made.fit(
+            base,
+            part,
+            validation=validation,
+            generator=torch.Generator().manual_seed(seed),
+            progress=tell,
+            checkpoint=checkpoint,
+        )
+    seconds = time.monotonic() - began
+    before, after = (None if test is None else _accuracy(one, test, rule, seed) for one in (base, hardened))
+    record = save_victim(out, hardened, accuracy=after)
+    for stream in ("joint", *record.streams):
+        checkpoint_of(checkpoint, stream).unlink(missing_ok=True)
+    if json:
+        document = record.model_dump(mode="json")
+        clean = {key: one and one.model_dump(mode="json") for key, one in (("before", before), ("after", after))}
+        emit_json({"out": str(out), "victim": base.name, "fitted": len(part), "seconds": seconds, **document, **clean})
+        return
+    fitted = f"fitted on {len(part)} clips of {clips.name} in {seconds:.1f} s; {out}"
+    if before is None or after is None:
+        note("no --split: the defense was fitted on every clip, and accuracy was not measured")
+        emit(f"{name} on {base.name}: {fitted}")
+    else:
+        figures = f"{_figure(before)} before, {_figure(after)} after"
+        emit(f"{name} on {base.name}: accuracy {figures} on the {after.n} clips of {rule}, {fitted}")
+
+
+def _accuracy(victim: "Victim", clips: "Clips", split: str | None, seed: int) -> "AccuracyRecord":
+    """The share of clean clips that a victim gets right, as attacks judge it: where answers differ, by majority."""
+    import torch
+
+    from funnybone.attacks.verdict import judge, repeatable
+    from funnybone.goals import AnythingBut
+    from funnybone.metrics.intervals import wilson
+    from funnybone.models.weights import AccuracyRecord
+
+    with repeatable(victim, torch.Generator().manual_seed(seed)):
+        verdict = judge(victim, clips, AnythingBut(), clips.labels, 64)
+    right = int((verdict.prediction == clips.labels).sum())
+    interval = wilson(right, len(clips)) or (0.0, 1.0)
+    return AccuracyRecord(value=right / len(clips), ci95=interval, n=len(clips), split=split)
+
+
+def _figure(accuracy: "AccuracyRecord") -> str:
+    low, high = accuracy.ci95
+    return f"{100 * accuracy.value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"

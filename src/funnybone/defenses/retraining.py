@@ -1,0 +1,162 @@
+"""What defenses share that train the network again, from its weights or from scratch."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from funnybone.clips import Clips
+from funnybone.defenses.base import Defense, Progress
+from funnybone.errors import DataError
+from funnybone.models import Model, Recipe, WeightsRecord, recipe_for
+from funnybone.settings import build
+from funnybone.training import Method, hold_out, train
+from funnybone.training import Progress as Training
+from funnybone.training.fit import content_of
+from funnybone.victims.base import Victim
+from funnybone.victims.torch import TorchVictim
+
+EPOCHS = 10  # of a fine-tuning
+SHARE = 0.25  # of the recipe's learning rate, in a fine-tuning
+HELD_OUT = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retraining(Method, Defense):
+    """The victim's network, trained again for more than right answers to clean clips.
+
+    It is trained as the victim was: by its recipe, but for what is set here. The epoch that is kept is the one with the
+    lowest validation loss on what `judged_on` makes of the validation clips: chosen on clean ones it would be the least
+    robust of the good ones, and the last one is usually past its best (robust overfitting).
+
+    Networks of several streams are fine-tuned as the one that answers, so that adversaries are made against all of it;
+    from scratch each is trained apart, against adversaries of its own.
+
+    Parameters
+    ----------
+    epochs : int or None
+        Passes over the clips; None: 10 from the victim's weights, as many as the recipe says from scratch.
+    lr : float or None
+        Highest learning rate; None: a quarter of the recipe's from the victim's weights, the recipe's own from scratch.
+    from_scratch : bool
+        Begin with fresh weights, not with the victim's.
+
+    References
+    ----------
+    Rice, Wong, Kolter, "Overfitting in adversarially robust deep learning", ICML 2020: which epoch to keep. The
+    defaults are this library's.
+    """
+
+    epochs: int | None = None
+    lr: float | None = None
+    from_scratch: bool = False
+
+    def __post_init__(self) -> None:
+        self.check("epochs", self.epochs is None or self.epochs >= 1, "give at least 1")
+        self.check("lr", self.lr is None or 0 < self.lr < float("inf"), "give a number above zero")
+
+    def check(self, field: str, fits: bool, hint: str) -> None:
+        """Raise `DataError` naming a setting that does not fit."""
+        if not fits:
+            raise DataError(f"defense {self.name}: {field} is {getattr(self, field)}", hint=hint)
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, "settings": self.settings()}
+
+    def fit(
+        self,
+        victim: Victim,
+        clips: Clips,
+        *,
+        validation: Clips | None = None,
+        generator: torch.Generator | None = None,
+        progress: Progress | None = None,
+        checkpoint: Path | None = None,
+    ) -> TorchVictim:
+        victim, base = self.known(victim)
+        victim.check(clips)
+        generator = generator if generator is not None else torch.Generator().manual_seed(0)
+        seed = int(torch.randint(2**31, (1,), generator=generator))
+        split = base.data.split if base.data.sha256 == content_of(clips) else None
+        if validation is None:
+            # As the victim's own were: where it was trained on these clips, only those that judged it then have not
+            # taught it anything.
+            clips, validation = hold_out(clips, base.recipe.get("validation") or HELD_OUT, base.seed or 0)
+        method = self.prepared(victim, clips, generator, progress or (lambda done, total, text: None))
+        trained = train(
+            base.model,
+            clips,
+            recipe=self._recipe(base),
+            preprocess=base.build_preprocess(),
+            options=base.options,
+            streams=base.streams,
+            fusion=base.fusion,
+            validation=validation,
+            seed=seed,
+            device=victim.device,
+            split=split,
+            progress=None if progress is None else _reporter(progress, len(base.streams) if self.from_scratch else 1),
+            checkpoint=checkpoint,
+            start=None if self.from_scratch else victim.module.state_dict(),
+            method=method,
+        )
+        return self._victim(victim, trained.module, trained.record.model_copy(update={"licence": base.licence}))
+
+    def prepared(self, victim: TorchVictim, clips: Clips, generator: torch.Generator, progress: Progress) -> Method:
+        """Return what trains, where something is to be made of the victim and the training clips first."""
+        return self
+
+    def known(self, victim: Victim) -> tuple[TorchVictim, WeightsRecord]:
+        """Return a victim whose network can be trained, and what says how it was.
+
+        Raises
+        ------
+        DataError
+            For any other victim.
+        """
+        if not isinstance(victim, TorchVictim) or victim.record is None:
+            raise DataError(
+                f"defense {self.name}: victim {victim.name!r} is not a network with a record of how it was trained",
+                hint="name a packaged victim or a file that funnybone train or funnybone models import wrote",
+            )
+        return victim, victim.record
+
+    def _recipe(self, record: WeightsRecord) -> Recipe:
+        """How the victim was trained, changed by the settings."""
+        settings = {key: tuple(value) if isinstance(value, list) else value for key, value in record.recipe.items()}
+        recipe = build("training", "recipe", Recipe, settings) if settings else recipe_for(record.model)
+        epochs, share = (recipe.epochs, 1.0) if self.from_scratch else (EPOCHS, SHARE)
+        return dataclasses.replace(
+            recipe,
+            epochs=epochs if self.epochs is None else self.epochs,
+            max_lr=share * recipe.max_lr if self.lr is None else self.lr,
+            validation=0.0,  # what is held out has been chosen already
+        )
+
+    def _victim(self, base: TorchVictim, module: Model, record: WeightsRecord) -> TorchVictim:
+        victim = TorchVictim(
+            module,
+            skeleton=base.skeleton,
+            classes=base.classes,
+            preprocess=base.preprocess,
+            name=f"{base.name}+{self.name}",
+            frames=base.frames,
+            persons=base.persons,
+            up=base.up,
+            unit=base.unit,
+            defense=self.name,
+            record=record,
+        )
+        return victim.to(base.device)
+
+
+def _reporter(tell: Progress, streams: int) -> Any:
+    def report(now: Training) -> None:
+        stream = f"{now.stream}, " if streams > 1 else ""
+        judged = now.last.validation_accuracy if now.last else None
+        share = "" if judged is None else f", validation {100 * judged:.1f} %"
+        tell(now.step, now.steps, f"{stream}epoch {now.epoch + 1} of {now.epochs}, loss {now.loss:.3f}{share}")
+
+    return report

@@ -1,0 +1,99 @@
+"""What hardened victims are that leave another victim as it is: something around an untouched base."""
+
+import copy
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from funnybone.registry import Registry
+from funnybone.victims.base import Victim
+from funnybone.victims.fingerprint import fingerprint
+
+
+class Hardened(Victim):
+    """A victim around another one, whose weights stay what they were.
+
+    What the base says of itself (skeleton, classes, access, ...) holds for the hardened victim too, unless a form sets
+    it otherwise. A form says with `settings` and `tensors` all that, with its base, makes it again, so that a file can
+    hold it: see `funnybone.victims.files`.
+
+    Parameters
+    ----------
+    base : Victim
+        The undefended victim.
+    defense : str
+        What hardened it.
+    name : str, optional
+        How tables call it; the base's name, a plus sign and the defense's by default.
+
+    Attributes
+    ----------
+    form : str
+        What this kind of hardened victim is called in files.
+    defense_settings : dict
+        Those that the defense had when it made this victim.
+    """
+
+    form: ClassVar[str]
+
+    def __init__(self, base: Victim, *, defense: str, name: str | None = None) -> None:
+        self.base, self.defense = base, defense
+        self.name = name or f"{base.name}+{defense}"
+        self.skeleton, self.classes, self.access = base.skeleton, base.classes, base.access
+        self.frames, self.persons, self.up, self.unit = base.frames, base.persons, base.up, base.unit
+        self.stochastic, self.exact_gradients = base.stochastic, base.exact_gradients
+        self.parameters = base.parameters
+        self.defense_settings: dict[str, Any] = {}
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Plain values that, with `tensors`, make it again around its base."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what it has learned; nothing, unless a form says otherwise."""
+        return {}
+
+    @classmethod
+    @abstractmethod
+    def restore(
+        cls, base: Victim, settings: Mapping[str, Any], tensors: Mapping[str, Tensor], *, defense: str, name: str | None
+    ) -> "Hardened":
+        """Return the victim that `settings` and `tensors` describe, which nobody has looked at before.
+
+        Raises
+        ------
+        DataError
+            For settings and tensors that describe none.
+        """
+
+    def ways_in(self) -> dict[str, Victim]:
+        """Return the base; a form that knows of others adds them: see `Victim.ways_in`."""
+        return {"base": self.base}
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the base's fingerprint, the form, its settings and its tensors."""
+        return fingerprint(self.base.fingerprint, self.form, self.settings, self.tensors())
+
+    @property
+    def device(self) -> torch.device:
+        """Where its base is."""
+        return self.base.device
+
+    def to(self, device: torch.device | str) -> "Hardened":
+        """Return the victim on a device; where it is now, when its base cannot be moved."""
+        moved = copy.copy(self)
+        moved.base = self.base.to(device) if hasattr(self.base, "to") else self.base
+        return moved
+
+
+forms: Registry[type[Hardened]] = Registry("form of hardened victim", "funnybone.victims")
+
+
+def register_form(form: type[Hardened]) -> type[Hardened]:
+    """File a kind of hardened victim under its ``form``; a decorator."""
+    return forms.register(form.form)(form)

@@ -1,0 +1,273 @@
+"""BEAT: its distance, its chains, and what a fit promises."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from funnybone.defenses.beat import BEAT
+from funnybone.defenses.joint_model import Replay, motion_distance, near, worst_cases
+from funnybone.defenses.posterior import Posterior
+from funnybone.defenses.whole_network import WholeNetwork
+from funnybone.errors import DataError
+from funnybone.motion.rotations import matrix
+from funnybone.testing import check_defense, random_clips
+from funnybone.victims import CallableVictim, predict
+from funnybone.victims.averaged import Averaged, seen
+from hardened_for_tests import small_base, some_clips
+from retraining_for_tests import batch_of
+from tiny_victim import tiny_victim
+
+SMALL = {
+    "members": 2,
+    "hidden": 4,
+    "rounds": 4,
+    "burn_in": 1,
+    "steps": 4,
+    "batch": 8,
+    "langevin_steps": 2,
+    "negatives": 4,
+    "buffer": 6,
+}
+# For a network that is not that tiny.
+FAST = {"rounds": 2, "steps": 2, "langevin_steps": 1, "negatives": 2}
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return random_clips(24, frames=6)
+
+
+@pytest.fixture(scope="module")
+def base(clips):
+    return tiny_victim(clips)
+
+
+def fit(base, clips, seed=0, checkpoint=None, progress=None, **settings):
+    defense = BEAT(**{**SMALL, **settings})
+    return defense.fit(
+        base, clips, generator=torch.Generator().manual_seed(seed), checkpoint=checkpoint, progress=progress
+    )
+
+
+def same(one, other):
+    return all(torch.equal(value, other.tensors()[name]) for name, value in one.tensors().items())
+
+
+def test_the_distance_is_zero_of_a_clip_to_itself_with_a_finite_gradient(clips):
+    xyz = clips.xyz.clone()
+    xyz[:, :, :, 1] = xyz[:, :, :, 0]  # joints that coincide: a bone without length
+    moved = xyz.clone().requires_grad_()
+    distance = motion_distance(xyz, moved, clips.valid, clips.skeleton)
+    assert torch.equal(distance, torch.zeros(len(clips)))
+    distance.sum().backward()
+    assert torch.isfinite(moved.grad).all()
+
+
+def test_the_bones_of_the_distance_do_not_mind_rotation_and_the_rest_does(clips):
+    turn = matrix(torch.tensor([0.3, -0.2, 0.5]))
+    turned = clips.xyz @ turn.T
+    alone = motion_distance(clips.xyz, turned, clips.valid, clips.skeleton, orders=(), position=False)
+    assert alone.max() < 1e-10
+    assert motion_distance(clips.xyz, turned, clips.valid, clips.skeleton).min() > 1e-4
+
+
+def test_only_the_position_term_sees_a_constant_shift(clips):
+    moved = clips.xyz + 0.1
+    without = motion_distance(clips.xyz, moved, clips.valid, clips.skeleton, position=False)
+    assert without.max() < 1e-10, "as released"
+    assert torch.allclose(motion_distance(clips.xyz, moved, clips.valid, clips.skeleton), torch.tensor(0.03))
+
+
+def test_padding_is_no_part_of_the_distance():
+    clips = random_clips(3, persons=2, absent=True)
+    moved = torch.where(clips.valid[..., None, None], clips.xyz, 7.0)
+    assert motion_distance(clips.xyz, moved, clips.valid, clips.skeleton).max() == 0
+
+
+def test_worst_cases_stay_in_the_ball_and_where_frames_are_valid(generator):
+    clips = random_clips(3, persons=2, absent=True)
+    where = clips.valid[..., None, None]
+    start = near(clips.xyz, 0.01, where, generator)
+    found = worst_cases(
+        lambda x: x.square().flatten(1).sum(1), start, clips.xyz, steps=10, step_size=0.004, radius=0.01, where=where
+    )
+    assert (found - clips.xyz).abs().max() <= 0.01 + 1e-6
+    assert torch.equal(found[~clips.valid], clips.xyz[~clips.valid])
+    away = torch.where(where, clips.xyz + 0.01 * clips.xyz.sign(), clips.xyz)
+    assert torch.allclose(found[clips.xyz.abs() > 0.02], away[clips.xyz.abs() > 0.02], atol=1e-6)
+
+
+def test_the_buffer_fills_to_its_size_goes_on_and_begins_a_share_anew(generator):
+    def begin(count, generator):
+        return torch.full((count, 1, 2, 3, 3), -1.0), torch.ones(count, 1, 2, dtype=torch.bool)
+
+    replay, sizes, anew, asked = Replay(100, 0.05, begin), [], 0, 0
+    for step in range(400):
+        xyz, valid, rows = replay.take(30, generator)
+        if step >= 4:
+            fresh = (xyz == -1).flatten(1).all(1)
+            anew, asked = anew + int(fresh.sum()), asked + len(rows)
+            assert rows.unique().numel() == 30
+        replay.put(torch.full_like(xyz, float(step)), valid, rows)
+        sizes.append(len(replay.xyz))
+    assert sizes[:5] == [30, 60, 90, 100, 100]
+    assert sizes[-1] == 100
+    assert abs(anew / asked - 0.05) < 0.01
+    forgets = Replay(0, 0.05, begin)
+    xyz, valid, rows = forgets.take(5, generator)
+    forgets.put(xyz + 1, valid, rows)
+    assert len(forgets.xyz) == 0
+    assert (forgets.take(5, generator)[0] == -1).all()
+
+
+def test_the_base_is_bit_identical_and_the_seed_repeats(base, clips):
+    before = {key: value.clone() for key, value in base.module.state_dict().items()}
+    chance = torch.get_rng_state()
+    first, again, other = fit(base, clips), fit(base, clips), fit(base, clips, seed=1)
+    assert torch.equal(chance, torch.get_rng_state())
+    assert all(torch.equal(before[key], value) for key, value in base.module.state_dict().items())
+    assert first.base is base
+    assert same(first, again)
+    assert not same(first, other)
+    assert first.defense == "beat"
+    assert len(first.heads) == 2
+    assert not torch.equal(first.heads.weight2[0], first.heads.weight2[1]), "members differ"
+    assert first.margin > 0
+
+
+def test_killed_and_resumed_it_ends_with_the_same_members(base, clips, tmp_path):
+    path = tmp_path / "beat.partial"
+
+    def kill(done, total, text):
+        assert total == SMALL["rounds"]
+        assert text
+        if done == 2:
+            raise KeyboardInterrupt
+
+    whole = fit(base, clips, thinning=2, members=4, chains=2)
+    with pytest.raises(KeyboardInterrupt):
+        fit(base, clips, thinning=2, members=4, chains=2, checkpoint=path, progress=kill)
+    told = []
+    resumed = fit(
+        base, clips, thinning=2, members=4, chains=2, checkpoint=path, progress=lambda done, *_: told.append(done)
+    )
+    assert told == [3, 4]
+    assert same(whole, resumed)
+    with pytest.raises(DataError, match="another fit: seed"):
+        fit(base, clips, seed=5, thinning=2, members=4, chains=2, checkpoint=path)
+    with pytest.raises(DataError, match="settings"):
+        fit(base, clips, checkpoint=path)
+
+
+def test_validation_clips_choose_the_round(base, clips):
+    settings = {"rounds": 5, "steps": 20, "step_size": 0.05, "adversary_weight": 0.0, "motion_weight": 0.0}
+    earlier = 0
+    for seed in range(4):
+        posterior = Posterior(BEAT(**{**SMALL, **settings}), base, base, clips[6:], clips[:6], seed)
+        posterior.fit()
+        losses = [done.validation_loss for done in posterior.rounds]
+        assert losses[0] is None, "burn-in"
+        lowest = min(losses[1:])
+        earlier += losses[-1] > lowest
+        answer = Averaged(base, posterior.heads.filled(posterior.best)).logits(clips.xyz[:6])
+        assert abs(float(torch.nn.functional.nll_loss(answer, clips.labels[:6])) - lowest) < 1e-5
+    assert earlier, "the last round was always the best: the test shows nothing"
+
+
+def test_it_learns_what_the_base_has_wrong(base, clips):
+    """The base's last layer is random; what is right can be read off one of its features."""
+    feature = seen(base, clips.xyz, "features")[0][:, 0]
+    told = dataclasses.replace(clips, labels=(feature > feature.median()).long())
+    settings = {"rounds": 4, "steps": 60, "step_size": 0.05, "prior": 3.0, "motion_weight": 0.0}
+    hardened = fit(base, told, **settings, adversary_weight=0.0)
+    right = [(predict(victim, told)[0] == told.labels).float().mean() for victim in (base, hardened)]
+    assert right[1] > right[0] + 0.2
+
+
+def test_likely_neighbours_climb_towards_their_label_and_worst_cases_descend(base, clips):
+    losses = {}
+    for kind in ("sgld", "worst"):
+        settings = {**SMALL, "radius": 0.02, "langevin_steps": 8, "langevin_step": 1e-4, "distance_weight": 0.0}
+        posterior = Posterior(BEAT(adversary=kind, **settings), base, base, clips, None, 0)
+        shown = posterior.adversaries(posterior.heads, clips, 0, torch.Generator().manual_seed(0))
+        losses[kind] = torch.nn.functional.cross_entropy(shown.logits, shown.labels)
+    clean = torch.nn.functional.cross_entropy(base.logits(clips.xyz), clips.labels)
+    assert losses["sgld"] < clean < losses["worst"]
+
+
+def test_chains_of_motion_are_used_and_go_on(base, clips):
+    posterior = Posterior(BEAT(**SMALL), base, base, clips, None, 0)
+    posterior.fit()
+    assert len(posterior.replay.xyz) == SMALL["buffer"]
+    assert posterior.replay.xyz.abs().max() > 0
+    without = fit(base, clips, motion_weight=0.0)
+    assert not same(without, fit(base, clips)), "the term of p(x) changes nothing"
+
+
+def test_a_victim_of_scores_alone_is_hardened_with_and_without_a_surrogate(base, clips, monkeypatch):
+    scores = CallableVictim(base.logits, skeleton=clips.skeleton, classes=clips.classes, access="scores")
+    plain = fit(scores, clips, input="logits")
+    assert plain.access == "scores"
+    left_out = ("adversary_weight", "motion_weight")
+    assert all(plain.defense_settings[key] == 0 for key in left_out)
+    monkeypatch.setattr("funnybone.defenses.beat.create_victim", lambda name, device: base)
+    helped = fit(scores, clips, input="logits", surrogate="tiny")
+    assert all(helped.defense_settings[key] > 0 for key in left_out)
+    assert helped.defense_settings["surrogate"] == "tiny"
+    assert not same(plain, helped)
+    with pytest.raises(DataError, match="input=logits"):
+        fit(scores, clips)
+    with pytest.raises(DataError, match="surrogate"):
+        fit(base, clips, input="features", surrogate="tiny")
+
+
+def test_published_adds_logits_of_rectified_heads(base, clips):
+    settings = {**BEAT.presets["published"], **SMALL, "buffer": 0, "hidden": None}
+    hardened = BEAT(**settings).fit(base, clips)
+    members = hardened.members(clips.xyz)
+    assert (members >= 0).all()
+    assert torch.allclose(hardened.logits(clips.xyz), members.sum(0), rtol=1e-4)
+    assert hardened.heads.weight1.shape == (2, 2, 2)
+    assert seen(base, clips.xyz, "logits")[0].shape == (24, 2)
+
+
+def test_it_passes_the_exam_of_defenses():
+    clips = some_clips()
+    check_defense(BEAT(**{**SMALL, **FAST}), small_base(clips), clips, resumes=True)
+
+
+def test_the_whole_network_is_trained_on_the_same_terms():
+    clips = some_clips()
+    base = small_base(clips)
+    whole = BEAT(**{**SMALL, **FAST}, full=True, motion_weight=0.1, epochs=3)
+    check_defense(whole, base, clips, resumes=True)
+    losses = {}
+    for weights in ((0.0, 0.0), (0.1, 0.0), (0.2, 0.0), (0.0, 0.1)):
+        beat = dataclasses.replace(whole, adversary_weight=weights[0], motion_weight=weights[1])
+        batch = batch_of(base, clips, training=False)
+        losses[weights] = WholeNetwork(beat=beat).loss(batch).item()
+        assert ("xyz" in batch.memory) == (weights[1] > 0), "chains are remembered from batch to batch"
+    plain, once, twice, motion = losses.values()
+    assert once > plain
+    assert twice - plain == pytest.approx(2 * (once - plain), rel=1e-3)
+    assert motion != plain
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"members": 5, "chains": 2},
+        {"members": 0},
+        {"rounds": 2, "burn_in": 2},
+        {"radius": 0.0},
+        {"friction": 1.5},
+        {"adversary_weight": -0.1},
+        {"orders": (0,)},
+        {"prior": 0.0},
+        {"hidden": 0},
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings):
+    with pytest.raises(DataError, match="defense beat"):
+        BEAT(**settings)

@@ -1,0 +1,125 @@
+"""``funnybone harden``: one file that every other command takes, or one line that says why not."""
+
+import json
+
+import pytest
+import torch
+
+import funnybone as fb
+from funnybone.cli import main
+from funnybone.data import npz
+from funnybone.testing import random_clips
+from funnybone.victims import save_victim
+from hardened_for_tests import small_base
+
+VICTIMS = "victims_for_tests:answers_labels"
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """A motion file of three subjects and a weights file for it."""
+    monkeypatch.chdir(tmp_path)
+    clips = random_clips(12, frames=10)
+    npz.write(tmp_path / "motion.npz", clips)
+    save_victim(tmp_path / "base.safetensors", small_base(clips))
+    return tmp_path
+
+
+def harden(*options, name="lowpass", out="hard.safetensors", split="subject:s0"):
+    command = ["harden", name, "--victim", "base.safetensors", "--data", "motion.npz", "--out", out]
+    return main([*command, *(["--split", split] if split else []), *options])
+
+
+def test_the_file_is_the_victim_that_was_made_and_measured(files, capsys):
+    assert harden("--set", "keep=0.5", "--seed", "3", "--json") == 0
+    said, remarks = capsys.readouterr()
+    document = json.loads(said)
+    base, clips = fb.create_victim("base.safetensors"), npz.read(files / "motion.npz")
+    victim = fb.create_victim("hard.safetensors")
+    part, test = clips.select("!subject:s0"), clips.select("subject:s0")
+    assert victim.fingerprint == fb.create_defense("lowpass", keep=0.5).fit(base, part).fingerprint
+    for key, one in (("before", base), ("after", victim)):
+        right = int((one.labels(test.xyz) == test.labels).sum())
+        assert document[key]["value"] == right / len(test)
+        assert (document[key]["n"], document[key]["split"]) == (len(test), "subject:s0")
+    assert document["accuracy"] == document["after"]
+    assert document["fitted"] == len(part)
+    assert document["defense"]["settings"] == {"mode": "dct", "keep": 0.5, "sigma": 1.0, "taps": 5}
+    assert not remarks
+    assert sorted(path.name for path in files.iterdir()) == ["base.safetensors", "hard.safetensors", "motion.npz"]
+
+
+def test_what_it_says(files, capsys):
+    assert harden("--set", "sigma=0.002", "--validate", "subject:s1", name="smoothing") == 0
+    said, _ = capsys.readouterr()
+    assert said.startswith("smoothing on base: accuracy ")
+    assert said.count(" %") == 2
+    assert "on the 4 clips of subject:s0, fitted on 4 clips of motion in" in said
+    assert fb.create_victim("hard.safetensors").noise.sigma == 0.002
+
+
+def test_without_a_split_nothing_is_measured(files, capsys):
+    assert harden(split=None) == 0
+    said, remarks = capsys.readouterr()
+    assert "accuracy" not in said
+    assert "accuracy was not measured" in remarks
+    assert fb.create_victim("hard.safetensors").base.record.accuracy is None
+
+
+def test_clips_that_the_victim_may_have_been_trained_on_are_pointed_out(files, capsys):
+    assert harden(split="subject:s1") == 0
+    assert "base was trained on !subject:s0 of random, not on !subject:s1" in capsys.readouterr().err
+
+
+def test_attack_and_harden_take_the_file(files, capsys):
+    assert harden(name="smoothing") == 0
+    capsys.readouterr()
+    common = ["--victim", "hard.safetensors", "--data", "motion.npz", "--split", "subject:s0"]
+    attack = ["attack", "pgd", *common, "--set", "steps=2", "--threat", "linf:0.01", "--draws", "2", "--json"]
+    assert main(attack) == 0
+    attacked = json.loads(capsys.readouterr().out)
+    victim = fb.create_victim("hard.safetensors")
+    assert attacked["victim"] == {"name": "hard", "fingerprint": victim.fingerprint}
+    assert main(["harden", "lowpass", *common, "--out", "twice.safetensors"]) == 0
+    assert fb.create_victim("twice.safetensors").base.fingerprint == victim.fingerprint
+
+
+def test_audit_takes_the_file_beside_its_base(files):
+    assert harden() == 0
+    common = ["--data", "motion.npz", "--split", "subject:s0", "--limit", "1", "--out", "run"]
+    assert main(["audit", "base.safetensors", "hard.safetensors", *common]) == 0
+    audited = json.loads((files / "run" / "audit.json").read_text())
+    assert [one["defense"] for one in audited["victims"]] == [None, "lowpass"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"name": "lowpas"}, "did you mean 'lowpass'"),
+        ({"set": "keep=2"}, "lowpass: keep is 2"),
+        ({"preset": "published"}, "defense lowpass has no preset 'published'; leave it out"),
+        ({"set": "kept=2"}, "has no setting 'kept'"),
+        ({"set": "keep=much"}, "defense lowpass: setting keep is 'much'"),
+        ({"victim": VICTIMS}, "cannot be saved as one file: CallableVictim 'labels-only' is no network"),
+        ({"out": "base.safetensors"}, "base.safetensors: exists"),
+        ({"split": "subject:s9"}, "s9"),
+        ({"validate": "subject:s9"}, "s9"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_one_line_and_writes_nothing(files, capsys, options, says):
+    before = {path: path.read_bytes() for path in files.iterdir()}
+    given = {"victim": "base.safetensors", "out": "hard.safetensors", "split": "subject:s0", **options}
+    name = given.pop("name", "lowpass")
+    pairs = [token for key, value in given.items() for token in (f"--{key}", value)]
+    assert main(["harden", name, "--data", "motion.npz", *pairs]) == 2
+    said, remarks = capsys.readouterr()
+    assert says in remarks.splitlines()[-1]
+    assert not said
+    assert {path: path.read_bytes() for path in files.iterdir()} == before
+
+
+def test_the_same_command_gives_the_same_file(files):
+    assert harden("--set", "space=joint_angles", name="smoothing", out="a.safetensors") == 0
+    assert harden("--set", "space=joint_angles", name="smoothing", out="b.safetensors") == 0
+    assert (files / "a.safetensors").read_bytes() == (files / "b.safetensors").read_bytes()
+    assert torch.equal(fb.create_victim("a.safetensors").rest, fb.create_victim("b.safetensors").rest)
