@@ -73,7 +73,6 @@ def test_other_clips_have_a_table_of_their_own(folders, tmp_path):
     fb.audit(victim(), clips()[:40], suite=small_suite(), out=tmp_path / "part")
     boards = leaderboards(results([*folders, tmp_path / "part"]))
     assert [board.data.n for board in boards] == [70, 40]
-    # A name that two audits have says where it is from, also where they have a table each.
     assert boards[1].lines[0].name == "slow"
 
 
@@ -81,6 +80,26 @@ def test_one_victim_in_two_audits_is_told_apart(folders):
     twice = [results(folders)[0], ("again", results(folders)[0][1])]
     (board,) = leaderboards(twice)
     assert sorted(line.name for line in board.lines) == ["slow (again)", "slow (near)"]
+
+
+def test_who_met_fewer_attacks_is_no_winner(folders, tmp_path, capsys):
+    easy = small_suite()
+    other = victim()
+    other.name = "hardly tried"
+    fb.audit(other, clips(), suite=type(easy)("small", easy.entries[:1]), out=tmp_path / "one")
+    (board,) = leaderboards(results([*folders, tmp_path / "one"]))
+    assert board.lines[-1].name == "hardly tried"
+    assert board.lines[-1].left > board.lines[-2].left  # although
+    assert main(["compare", *map(str, folders), str(tmp_path / "one")]) == 0
+    own = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("hardly tried"))
+    assert "1 of 2 attacks" in own
+
+
+def test_what_cannot_be_told_apart_is_refused(folders, capsys):
+    assert main(["compare", str(folders[0]), str(folders[0])]) == 2
+    assert "named twice" in capsys.readouterr().err
+    assert main(["compare", str(folders[0]), "--json", "--format", "latex"]) == 2
+    assert main(["compare", str(folders[0]), "--json", "--out", "x.json"]) == 2
 
 
 def test_latex_escapes_names_and_is_bold_where_it_decides(folders, tmp_path):

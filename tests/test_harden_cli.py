@@ -1,6 +1,7 @@
 """``funnybone harden``: one file that every other command takes, or one line that says why not."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 import funnybone as fb
 from funnybone.cli import main
 from funnybone.data import npz
+from funnybone.models import load_weights
 from funnybone.testing import random_clips
 from funnybone.victims import save_victim
 from hardened_for_tests import small_base
@@ -63,7 +65,16 @@ def test_without_a_split_nothing_is_measured(files, capsys):
     said, remarks = capsys.readouterr()
     assert "accuracy" not in said
     assert "accuracy was not measured" in remarks
-    assert fb.create_victim("hard.safetensors").base.record.accuracy is None
+    assert load_weights("hard.safetensors")[1].accuracy is None
+
+
+def test_what_another_training_left_is_neither_removed_nor_written_over(files, capsys):
+    left = Path("hard.safetensors.partial")
+    left.write_text("hours of work")
+    assert harden() == 2
+    assert "hard.safetensors.partial" in capsys.readouterr().err
+    assert left.read_text() == "hours of work"
+    assert not Path("hard.safetensors").exists()
 
 
 def test_clips_that_the_victim_may_have_been_trained_on_are_pointed_out(files, capsys):

@@ -74,7 +74,8 @@ class Cascade(Attack):
     - ``random``, for victims whose answers differ: APGD with both losses, and SMART; 400 times ``draws`` of the call.
       No stage that looks for the exact border, which such a victim does not have.
     - ``adaptive``, for victims made to resist: every loss that is flat nowhere or does not know the scale of logits,
-      smaller steps, more restarts; 6,500.
+      smaller steps, more restarts; 6,500, and for each way into a hardened victim 700 more and as many queries without
+      a gradient.
 
     Parameters
     ----------

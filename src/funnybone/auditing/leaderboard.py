@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from funnybone.auditing.schema import AttackResult, AuditResult, DataSummary, VictimResult
+from funnybone.clips import repeated
 from funnybone.errors import DataError
 
 
@@ -32,15 +33,17 @@ class Line:
         return least.name if least else None
 
     @property
-    def left(self) -> float:
-        """Robust accuracy under all attacks together; clean accuracy where there was none."""
+    def left(self) -> float | None:
+        """Robust accuracy under all of its attacks together; None where there was none."""
         worst = self.victim.worst_case
-        return worst.robust_accuracy if worst else self.victim.clean.accuracy
+        return worst.robust_accuracy if worst else None
 
 
 @dataclass(frozen=True)
 class Leaderboard:
     """Victims that were audited on the same clips, the one of which most is left first.
+
+    A victim that met fewer attacks than another has not been seen at its worst: it stands behind all that met them all.
 
     Attributes
     ----------
@@ -56,6 +59,10 @@ class Leaderboard:
     attacks: tuple[str, ...]
     lines: tuple[Line, ...]
 
+    def met_all(self, line: Line) -> bool:
+        """Whether a victim was attacked in every way that a victim of the table was."""
+        return len(line.attacks) == len(self.attacks)
+
 
 def leaderboards(results: Sequence[tuple[str, AuditResult]]) -> list[Leaderboard]:
     """Return a leaderboard for each set of clips, from audits and what they are called.
@@ -63,9 +70,13 @@ def leaderboards(results: Sequence[tuple[str, AuditResult]]) -> list[Leaderboard
     Raises
     ------
     DataError
-        Where two audits of the same clips mean different things by one name: another goal, threat model or setting.
-        What stands in one column has to be one attack.
+        For an audit that is named twice, or a victim's name that one has twice; and where two audits of the same clips
+        mean different things by one name: another goal, threat model or setting. What stands in one column has to be
+        one attack.
     """
+    twice = repeated(where for where, _ in results)
+    if twice is not None:
+        raise DataError(f"{twice}: named twice", hint="name each audit once")
     groups: dict[str, list[tuple[str, AuditResult]]] = {}
     for where, result in results:
         groups.setdefault(result.data.sha256, []).append((where, result))
@@ -77,13 +88,16 @@ def _leaderboard(group: Sequence[tuple[str, AuditResult]]) -> Leaderboard:
     names = [victim.name for _, result in group for victim in result.victims]
     lines = []
     for where, result in group:
+        own = repeated(victim.name for victim in result.victims)
+        if own is not None:
+            raise DataError(f"{where}: two victims are named {own!r}", hint="run the audit again")
         for victim in result.victims:
             for attack in victim.attacks:
                 other, first = met.setdefault(attack.name, (where, attack))
                 _check_same(attack.name, (other, first), (where, attack))
             name = victim.name if names.count(victim.name) == 1 else f"{victim.name} ({where})"
             lines.append(Line(name, victim, {attack.name: attack for attack in victim.attacks}))
-    lines.sort(key=lambda line: -line.left)
+    lines.sort(key=lambda line: (len(line.attacks) < len(met), -(line.left or 0.0)))
     return Leaderboard(group[0][1].data, tuple(met), tuple(lines))
 
 

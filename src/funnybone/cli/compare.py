@@ -46,6 +46,8 @@ def compare(
     chosen = tuple(figure for known in figures.split(",") for figure in FIGURES if figure == known)
     if len(chosen) != len(figures.split(",")):
         raise DataError(f"--figures {figures}: not known", hint=f"they are {', '.join(FIGURES)}, with commas between")
+    if json and (out is not None or format != "text"):
+        raise DataError("--json prints a document, whatever --format and --out say", hint="leave these out")
     if format == "html" and out is None:
         raise DataError("a page needs a file", hint="give --out PAGE.html")
     boards = leaderboards([(str(folder), AuditResult.load(folder / RESULT)) for folder in folders])

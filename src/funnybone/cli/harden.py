@@ -22,6 +22,7 @@ from funnybone.cli.common import (
     test_part,
 )
 from funnybone.cli.config import typed
+from funnybone.errors import DataError
 
 if TYPE_CHECKING:
     from funnybone.clips import Clips
@@ -100,6 +101,11 @@ def harden(
     if validate is not None:
         part, validation = part.select(f"!{validate}"), part.select(validate)
     checkpoint = out.with_name(f"{out.name}.partial")
+    if not made.resumes and checkpoint.exists():
+        raise DataError(
+            f"{checkpoint}: there is a training that was interrupted, and {name} goes on with none",
+            hint="give its own command again, remove it, or choose another --out",
+        )
     began = time.monotonic()
     with progress(f"{name} on {base.name}", "steps") as tell:
         hardened = made.fit(
@@ -113,8 +119,9 @@ def harden(
     seconds = time.monotonic() - began
     before, after = (None if test is None else _accuracy(one, test, rule, seed) for one in (base, hardened))
     record = save_victim(out, hardened, accuracy=after)
-    for stream in ("joint", *record.streams):
-        checkpoint_of(checkpoint, stream).unlink(missing_ok=True)
+    if made.resumes:  # then they are its own: it would have refused another's
+        for stream in ("joint", *record.streams):
+            checkpoint_of(checkpoint, stream).unlink(missing_ok=True)
     if json:
         document = record.model_dump(mode="json")
         clean = {key: one and one.model_dump(mode="json") for key, one in (("before", before), ("after", after))}

@@ -20,7 +20,15 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Defense(ABC):
-    """Settings, and one way to harden a victim."""
+    """Settings, and one way to harden a victim.
+
+    Attributes
+    ----------
+    resumes : bool
+        Whether it writes a checkpoint as it goes, and goes on from it; the others have no use for one.
+    """
+
+    resumes: ClassVar[bool] = False
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 

@@ -43,6 +43,8 @@ def cells(board: Leaderboard, line: Line, figures: Sequence[Figure]) -> list[Cel
     """Return a line, in the order of `headers`; figures of an attack are parted by a slash."""
     clean, worst = line.victim.clean, line.victim.worst_case
     left = rate(worst.robust_accuracy, worst.robust_accuracy_ci95) if worst else MISSING
+    if worst and not board.met_all(line):
+        left += f", {len(line.attacks)} of {len(board.attacks)} attacks"
     own = (line.name, line.victim.defense or MISSING, rate(clean.accuracy, clean.ci95), left)
     attacks = ((name, line.attacks.get(name)) for name in board.attacks)
     return [
@@ -133,7 +135,8 @@ def _figures(attack: AttackResult | None, figures: Sequence[Figure], unit: str) 
 def _note(board: Leaderboard, figures: Sequence[Figure], mark: str) -> str:
     return (
         f"Under each attack: {legend(board, figures)}; {mark}: the strongest alone. Worst case: accuracy left when "
-        "each clip meets the attack that fools it. Wilson 95 % intervals."
+        "each clip meets the attack that fools it; a victim that met fewer attacks than others stands last. Wilson "
+        "95 % intervals."
     )
 
 

@@ -71,8 +71,8 @@ class Hardened(Victim):
         """
 
     def ways_in(self) -> dict[str, Victim]:
-        """Return the base; a form that knows of others adds them: see `Victim.ways_in`."""
-        return {"base": self.base}
+        """Return the base, and the ways into it; a form that knows of others adds them: see `Victim.ways_in`."""
+        return {"base": self.base, **{f"base, {name}": way for name, way in self.base.ways_in().items()}}
 
     @property
     def fingerprint(self) -> str:
