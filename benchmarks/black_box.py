@@ -34,9 +34,10 @@ OF_OTHERS = 16  # clips
 ATTACKS = {
     "basar": "basar",
     "basar, no projection": "basar project=false",
-    "basar, published": "basar tangent=published period=250 weight=1",
+    "basar, published": "basar tangent=published frequencies=None period=250 weight=1",
     "hopskipjump, natural": "hopskipjump space=angles frequencies=8",
     "hopskipjump": "hopskipjump",
+    "hopskipjump, tangent": "hopskipjump jump=tangent",
     "boundary": "boundary",
     "rays": "rays",
 }

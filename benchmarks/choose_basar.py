@@ -20,7 +20,7 @@ from funnybone.attacks.as_text import attack_from
 
 RESULTS = Path(__file__).parent / "results" / "basar_choices.json"
 FIRST = "frequencies=8 period=20 weight=10"
-# One setting at a time away from the first line.
+# One setting at a time away from the first line, and from the best weight.
 LINES = (
     FIRST,
     "frequencies=None period=20 weight=10",
@@ -32,6 +32,8 @@ LINES = (
     "frequencies=8 period=20 weight=1",
     "frequencies=8 period=20 weight=100",
     "frequencies=8 period=20 weight=1000",
+    "frequencies=8 period=50 weight=1000",
+    "frequencies=8 period=250 weight=1000",
 )
 
 

@@ -117,6 +117,7 @@ def test_the_record_says_what_was_done(victim, clips):
     assert record.recipe["epochs"] == 1
     assert record.recipe["max_lr"] == pytest.approx(0.25 * 0.01)
     assert record.recipe["batch"] == 6
+    assert record.data == victim.record.data  # all of the clips, those that judged it among them
     assert record.data.split == "train"
     assert victim.record.defense is None
     assert made("gaussian", epochs=1).fit(victim, clips[:8]).record.data.split is None

@@ -8,7 +8,7 @@ import torch
 from funnybone.errors import DataError
 from funnybone.testing import check_victim, random_clips
 from funnybone.victims import CallableVictim
-from funnybone.victims.averaged import Averaged, Heads, mean_log_probability, seen
+from funnybone.victims.averaged import MOST_MEMBERS, Averaged, Heads, mean_log_probability, seen
 from tiny_victim import tiny_victim
 
 
@@ -90,8 +90,9 @@ def test_a_base_that_offers_scores_alone_is_enough(base, clips):
         Averaged(labels, heads(3, 2), input="logits")
 
 
-def test_ways_in_are_the_base_each_member_and_moderate_logits(base, clips, length):
-    victim = Averaged(base, heads(2, length), margin=4.0)
+@pytest.mark.parametrize("settings", [{}, {"answer": "logits", "temperature": 0.01}])
+def test_ways_in_are_the_base_each_member_and_moderate_logits(base, clips, length, settings):
+    victim = Averaged(base, heads(2, length), margin=4.0, **settings)
     ways, members = victim.ways_in(), victim.members(clips.xyz)
     assert ways["base"] is base
     for k in range(2):
@@ -133,6 +134,8 @@ def test_settings_and_tensors_make_it_again(base, clips, length, rectified):
         ({}, {"bias2": torch.zeros(3, 5)}),
         ({}, {"bias1": torch.full((3, 8), math.nan)}),
         ({}, {"weight1": torch.zeros(0, 2, 8)}),
+        ({}, {"weight1": torch.zeros(3, 2, 0), "bias1": torch.zeros(3, 0), "weight2": torch.zeros(3, 0, 2)}),
+        ({}, heads(MOST_MEMBERS + 1, 2).tensors()),
         ({}, {"spread": torch.zeros(2)}),
         ({}, {"other": torch.zeros(2)}),
     ],

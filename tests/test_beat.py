@@ -1,16 +1,18 @@
 """BEAT: its distance, its chains, and what a fit promises."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
 
 from funnybone.defenses.beat import BEAT
-from funnybone.defenses.joint_model import Replay, motion_distance, near, worst_cases
+from funnybone.defenses.joint_model import Replay, likely_motions, motion_distance, near, neighbours, worst_cases
 from funnybone.defenses.posterior import Posterior
 from funnybone.defenses.whole_network import WholeNetwork
 from funnybone.errors import DataError
 from funnybone.motion.rotations import matrix
+from funnybone.sampling import begin, move
 from funnybone.testing import check_defense, random_clips
 from funnybone.victims import CallableVictim, predict
 from funnybone.victims.averaged import Averaged, seen
@@ -160,19 +162,60 @@ def test_killed_and_resumed_it_ends_with_the_same_members(base, clips, tmp_path)
         fit(base, clips, checkpoint=path)
 
 
-def test_validation_clips_choose_the_round(base, clips):
+@pytest.mark.parametrize("answer", ["probabilities", "logits"])
+def test_validation_clips_choose_the_round_by_the_answer_that_will_be_given(base, clips, answer):
     settings = {"rounds": 5, "steps": 20, "step_size": 0.05, "adversary_weight": 0.0, "motion_weight": 0.0}
     earlier = 0
     for seed in range(4):
-        posterior = Posterior(BEAT(**{**SMALL, **settings}), base, base, clips[6:], clips[:6], seed)
+        beat = BEAT(**{**SMALL, **settings}, answer=answer)
+        posterior = Posterior(beat, base, base, clips[6:], clips[:6], seed)
         posterior.fit()
         losses = [done.validation_loss for done in posterior.rounds]
         assert losses[0] is None, "burn-in"
         lowest = min(losses[1:])
         earlier += losses[-1] > lowest
-        answer = Averaged(base, posterior.heads.filled(posterior.best)).logits(clips.xyz[:6])
-        assert abs(float(torch.nn.functional.nll_loss(answer, clips.labels[:6])) - lowest) < 1e-5
+        best = Averaged(base, posterior.heads.filled(posterior.best), answer=answer, temperature=1 / beat.members)
+        loss = torch.nn.functional.cross_entropy(best.logits(clips.xyz[:6]), clips.labels[:6])
+        assert float(loss) == pytest.approx(lowest, rel=1e-4)
     assert earlier, "the last round was always the best: the test shows nothing"
+
+
+def test_rounds_are_judged_with_the_noise_of_the_answer(base, clips):
+    told = []
+    for noise in (0.0, 3.0):
+        posterior = Posterior(BEAT(**SMALL, noise=noise, adversary_weight=0.0), base, base, clips[6:], clips[:6], 0)
+        posterior.fit()
+        told.append([done.validation_loss for done in posterior.rounds[1:]])
+    assert all(abs(quiet - noisy) > 1e-4 for quiet, noisy in zip(*told, strict=True))
+
+
+def test_rounds_that_cannot_be_judged_are_no_fit(base, clips):
+    with pytest.raises(DataError, match="no clips"):
+        BEAT(**SMALL).fit(base, clips, validation=clips[:0])
+    broken = Posterior(BEAT(**SMALL), base, base, clips[6:], clips[:6], 0)
+    broken.chosen_by = broken.chosen_by._replace(logits=torch.full((6, 2), math.nan))
+    with pytest.raises(DataError, match="validation loss is nan in round 2"):
+        broken.fit()
+
+
+def test_a_stochastic_base_or_surrogate_is_refused(base, clips, monkeypatch):
+    noisy = Averaged(base, fit(base, clips).heads, noise=0.5)
+    chance = torch.get_rng_state()
+    with pytest.raises(DataError, match="stochastic"):
+        fit(noisy, clips, input="logits")
+    monkeypatch.setattr("funnybone.defenses.beat.create_victim", lambda name, device: noisy)
+    with pytest.raises(DataError, match="stochastic"):
+        fit(base, clips, input="logits", surrogate="noisy")
+    assert torch.equal(chance, torch.get_rng_state())
+
+
+def test_a_weight_with_large_gradients_gets_no_noise_as_the_documentation_says(generator):
+    beat = BEAT()
+    bound = 2 * beat.friction / beat.step_size**2
+    still = begin(torch.zeros(1, 2))._replace(square=(bound * torch.tensor([[0.99, 1.01]])).square())
+    settings = {"step_size": beat.step_size, "friction": beat.friction}
+    moved = move(still, torch.zeros(1, 2), **settings, generator=generator).position
+    assert (moved != 0).tolist() == [[True, False]]
 
 
 def test_it_learns_what_the_base_has_wrong(base, clips):
@@ -232,6 +275,29 @@ def test_published_adds_logits_of_rectified_heads(base, clips):
     assert seen(base, clips.xyz, "logits")[0].shape == (24, 2)
 
 
+def test_chains_of_published_have_the_released_step_and_noise(clips):
+    """eta 2 and sigma 5e-3, so noise of 0.01; adversaries climb a 32nd of their gradient, chains of p(x) all of it."""
+    beat = BEAT(**{**BEAT.presets["published"], "langevin_steps": 1, "radius": 1e-9, "distance_weight": 0.0})
+    told = dataclasses.replace(clips, labels=torch.zeros_like(clips.labels))
+
+    def answer(xyz):
+        """The log of the softmax of class 0 and the log of the sum of exponentials both have a gradient of ones."""
+        total = xyz.flatten(1).sum(1)
+        return torch.stack([2 * total - 1e4, total], 1)
+
+    def chance():
+        return torch.Generator().manual_seed(0)
+
+    climbed = {
+        2 / 32: neighbours(answer, told, beat, chance()),
+        2.0: likely_motions(answer, clips.xyz, clips.valid, beat, chance()),
+    }
+    for drift, moved in climbed.items():
+        change = (moved - clips.xyz)[clips.valid]
+        assert float(change.mean()) == pytest.approx(drift, abs=1e-3)
+        assert float(change.std()) == pytest.approx(0.01, rel=0.05)
+
+
 def test_it_passes_the_exam_of_defenses():
     clips = some_clips()
     check_defense(BEAT(**{**SMALL, **FAST}), small_base(clips), clips, resumes=True)
@@ -266,6 +332,8 @@ def test_the_whole_network_is_trained_on_the_same_terms():
         {"orders": (0,)},
         {"prior": 0.0},
         {"hidden": 0},
+        {"members": 1001},
+        {"adversary_power": 0.0},
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings):

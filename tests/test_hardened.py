@@ -86,6 +86,17 @@ def test_a_defense_around_a_defense_goes_through_one_file(base, clips, tmp_path)
     assert (again.defense, again.accuracy) == (None, None)
 
 
+def test_a_file_holds_no_more_layers_than_it_can_be_read_with(base, clips, tmp_path):
+    victim, path = base, tmp_path / "deep.safetensors"
+    for _ in range(8):
+        victim = hardened(victim, clips, "lowpass")
+    save_victim(path, victim)
+    assert fb.create_victim(path).fingerprint == victim.fingerprint
+    with pytest.raises(DataError, match="9 defenses around each other"):
+        save_victim(tmp_path / "never.safetensors", hardened(victim, clips, "lowpass"))
+    assert [file.name for file in tmp_path.iterdir()] == ["deep.safetensors"]
+
+
 def test_what_a_retrained_network_was_hardened_by_is_kept(clips, tmp_path):
     base = small_base(clips, defense={"name": "trades", "settings": {"beta": 6.0}, "seconds": 3})
     record = save_victim(tmp_path / "plain.safetensors", base)
@@ -203,6 +214,14 @@ def inner_tensor(record, tensors):
     tensors["defense.base.rest"] = torch.ones(16, 3)
 
 
+def nested(layers):
+    def change(record, tensors):
+        for _ in range(layers):
+            record["defense"] = {"name": "x", "form": "filtered", "base": record["defense"]}
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -216,14 +235,19 @@ def inner_tensor(record, tensors):
         (at("defense", "form_settings", "sigma", value=-1.0), "sigma is -1"),
         (at("defense", "form_settings", "draws", value=0.5), "draws is 0.5"),
         (at("defense", "form_settings", "draws", value=True), "draws is True"),
+        (at("defense", "form_settings", "draws", value=10**12), "draws is 1000000000000"),
         (at("defense", "form_settings", "space", value="feelings"), "space is 'feelings'"),
         (at("defense", "form_settings", "space", value="positions"), "no rest pose"),
         (at("defense", "form_settings", "volume", value=1), "no setting 'volume'"),
         (at("defense", "base", value={"name": "x", "base": {"name": "y"}}), "trained network's defense has a base"),
         (inner_tensor, "filtered has no tensor 'rest'"),
+        (nested(8), "9 defenses around each other"),
+        (nested(90), "91 defenses around each other"),
+        (nested(500), "recursion limit"),
         (tensor("rest", None), "the rest pose is None"),
         (tensor("rest", torch.ones(3, 3)), r"the rest pose is torch.float32 \(3, 3\)"),
-        (tensor("rest", torch.full((16, 3), torch.nan)), "NaN"),
+        (tensor("rest", torch.full((16, 3), torch.nan)), "length is not 1"),
+        (tensor("rest", torch.zeros(16, 3)), "length is not 1"),
         (tensor("rest", torch.ones(16, 3, dtype=torch.int64)), "the rest pose is torch.int64"),
         (tensor("extra", torch.ones(2)), "no tensor 'extra'"),
     ],

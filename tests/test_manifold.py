@@ -29,7 +29,7 @@ def general_solver(theta, clean, low, high, weight):
 def test_it_is_the_optimum_of_a_general_solver():
     generator = np.random.default_rng(0)
     for _ in range(20):  # of ten paths each
-        frames, weight = int(generator.integers(3, 40)), float(10 ** generator.uniform(-2, 2))
+        frames, weight = int(generator.integers(3, 40)), float(10 ** generator.uniform(-2, 3.5))
         clean = generator.normal(size=(frames, 10)).cumsum(0) * 0.2
         theta = clean + generator.normal(size=(frames, 10)) * 0.5
         low, high = -generator.uniform(0.1, 1, 10), generator.uniform(0.1, 1, 10)

@@ -96,6 +96,18 @@ def test_an_answer_is_the_log_of_the_mean_probability():
     assert torch.allclose(found.exp().sum(1), torch.ones(4), atol=1e-5)
 
 
+def test_the_mean_keeps_answers_too_sure_for_probabilities():
+    clips = random_clips(4)
+    victim = smoothed(linear_victim(clips, distance=400.0), draws=3)  # p of the other class is exp(-800)
+    found = victim.logits(clips.xyz)
+    torch.manual_seed(0)
+    shown = victim.logits(clips.xyz)
+    torch.manual_seed(0)
+    copies = torch.stack([victim.base.logits(copy).log_softmax(1) for copy in victim._drawn(clips.xyz)])
+    torch.testing.assert_close(shown, copies.logsumexp(0) - math.log(3))
+    assert bool((found.amin(1) < -700).all())
+
+
 def test_answers_differ_and_are_repeatable():
     clips = random_clips(2)
     victim = smoothed(linear_victim(clips))
@@ -221,6 +233,45 @@ def test_votes_of_a_base_that_draws_itself_certify_nothing():
         twice.base.certify(clips, n=0)
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.5, -0.1, 1.0, math.nan])
+def test_a_level_that_is_none(alpha):
+    clips = arm_clips(2)
+    victim = smoothed(linear_victim(clips))
+    asks = (
+        lambda: victim.certify(clips, n=10, alpha=alpha),
+        lambda: victim.classify(clips, n=10, alpha=alpha),
+        lambda: certified_radius(torch.tensor([10]), 10, 1.0, alpha),
+    )
+    for ask in asks:
+        with pytest.raises(DataError, match=f"smoothing: alpha is {alpha}"):
+            ask()
+
+
+class Undefined(nn.Module):
+    """No number, wherever the first coordinate is above zero."""
+
+    def forward(self, xyz):
+        first = xyz.flatten(1)[:, :1]
+        return torch.cat([torch.where(first > 0, torch.nan, 1.0), torch.zeros_like(first)], 1)
+
+
+def test_what_is_no_number_is_no_vote():
+    clips = arm_clips(1)
+    near = clips.with_xyz(clips.xyz - clips.xyz.flatten()[0])  # of whose noisy copies about half are answered
+    far = clips.with_xyz(near.xyz - 1)
+    victim = smoothed(fb.TorchVictim(Undefined(), skeleton=ARM, classes=clips.classes, name="odd"))
+    for ask in (victim.certify, victim.classify):
+        with pytest.raises(DataError, match="'odd' answers NaN or infinity"):
+            ask(near, n=40)
+    assert victim.classify(far, n=40).tolist() == [0]
+
+
+@pytest.mark.parametrize("rest", [torch.zeros(2, 3), torch.ones(2, 3), torch.eye(3)[:2] * torch.inf])
+def test_a_rest_pose_is_directions(rest):
+    with pytest.raises(DataError, match="length is not 1"):
+        Smoothed(linear_victim(arm_clips(2)), Noise(sigma=0.1, space="joint_angles"), rest=rest, defense="smoothing")
+
+
 def test_what_is_infinitely_far():
     clips = arm_clips(2, frames=4)
     base = linear_victim(clips)
@@ -278,6 +329,7 @@ def test_an_attack_that_averages_its_gradients_is_not_blinded():
         ({"sigma": 0.0}, "smoothing: sigma is 0.0"),
         ({"sigma": float("inf")}, "smoothing: sigma is inf"),
         ({"draws": 0}, "smoothing: draws is 0"),
+        ({"draws": 10**12}, "smoothing: draws is 1000000000000"),
         ({"space": "time"}, "space is 'time'"),
     ],
 )

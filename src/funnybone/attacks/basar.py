@@ -109,7 +109,7 @@ class BASAR(DecisionAttack):
     joint_weights: tuple[float, ...] | None = None
     project: bool = True
     period: int = 20
-    weight: float = 10.0
+    weight: float = 1000.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

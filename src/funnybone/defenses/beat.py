@@ -12,16 +12,14 @@ import torch
 from funnybone.clips import Clips
 from funnybone.defenses.base import Defense, Progress, register_defense
 from funnybone.defenses.posterior import Posterior
+from funnybone.defenses.retraining import held_out_by
 from funnybone.defenses.whole_network import WholeNetwork
 from funnybone.errors import DataError
 from funnybone.training.measure import hold_out
 from funnybone.victims.access import offers
-from funnybone.victims.averaged import Answer, Averaged, Input, has_features
+from funnybone.victims.averaged import MOST_MEMBERS, Answer, Averaged, Input, has_features
 from funnybone.victims.base import Victim
 from funnybone.victims.load import create_victim
-from funnybone.victims.torch import TorchVictim
-
-HELD_OUT = 0.1  # of each class, where nobody says which clips choose
 
 
 @register_defense("beat")
@@ -42,11 +40,18 @@ class BEAT(Defense):
     Everything is in metres and through the victim's own preprocessing, where the released code is in standardised
     coordinates. The preset ``published`` has its settings, with one unit of its coordinates taken for a metre:
     rectified heads on logits, the sum of their logits as the answer, the mean logit in place of the log of the sum of
-    exponentials, chains of p(x) that never go on, no position in d, and the optimiser as released; its step of Langevin
-    dynamics is divided by its batch of 32, as it is there by averaging. Not repeated are: samplers that follow the sum
-    of all members whichever of them trains, adversaries made anew for each batch and member, bone lengths of
-    standardised coordinates, weights chosen on the test set, gradients of the base's weights. The printed settings and
-    results of the paper are not known to us: this is a reconstruction, and the defaults are ours.
+    exponentials, chains of p(x) that never go on, no position in d, and the optimiser as released. Its adversaries
+    climb a mean over a batch of 32: of each one's gradient a 32nd counts there, of its noise all
+    (``adversary_power``). Of the chains of p(x) no mean is known to us: they climb by the whole step. Not repeated are:
+    chains of both kinds that follow the sum of all members whichever of them trains (each of ours follows one member),
+    adversaries made anew for each batch and member, how the appended networks begin (ours: normal weights, no biases),
+    bone lengths of standardised coordinates, weights chosen on the test set, gradients of the base's weights. The
+    printed settings and results of the paper are not known to us: this is a reconstruction, and the defaults are ours.
+
+    How near its weights come to draws of their posterior is not tested: the sampler is, where gradients are exact or
+    their noise is known. Here they are those of mini-batches, and all of their second moment V is taken for noise, as
+    in the sampler's paper; V rests after burn-in; a weight with ``V^{1/2} > 2 friction / step_size^2``, where gradients
+    are large, gets no noise at all; and validation clips choose the round.
 
     Without a gradient (a victim that offers scores alone) the adversaries and motions come from ``surrogate``, to whose
     logits the same networks are appended, and the victim is asked for its scores of them. Without a surrogate both
@@ -81,6 +86,8 @@ class BEAT(Defense):
         eta, in square metres.
     langevin_noise : float
         sigma, as a share of the noise of temperature one; 5e-3 as released.
+    adversary_power : float
+        What the chains of p(x~ | x, y) raise it to: a factor of their gradient, and not of their noise.
     radius : float
         u, in metres: x~ begins within it of x, in each coordinate. Worst cases stay there, in steps of a quarter of it.
     distance_weight : float
@@ -139,6 +146,7 @@ class BEAT(Defense):
     Averaged('sgn.synthetic+beat', 14 classes, gradients)
     """
 
+    resumes: ClassVar[bool] = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "published": {
             "input": "logits",
@@ -149,8 +157,9 @@ class BEAT(Defense):
             "adversary_weight": 0.1,
             "motion_weight": 0.1,
             "langevin_steps": 10,
-            "langevin_step": 2 / 32,
+            "langevin_step": 2.0,
             "langevin_noise": 5e-3,
+            "adversary_power": 1 / 32,
             "radius": 0.1,
             "distance_weight": 1e-5,
             "position": False,
@@ -181,6 +190,7 @@ class BEAT(Defense):
     langevin_steps: int = 10
     langevin_step: float = 1e-3
     langevin_noise: float = 5e-3
+    adversary_power: float = 1.0
     radius: float = 0.005
     distance_weight: float = 100.0
     orders: tuple[int, ...] = (1, 2, 3)
@@ -218,7 +228,10 @@ class BEAT(Defense):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= lowest):
                 raise DataError(f"defense beat: {name} is {value}", hint=f"give at least {lowest}")
-        for name in ("clean_weight", "langevin_step", "radius", "box", "step_size", "friction", "prior"):
+        if self.members > MOST_MEMBERS:
+            raise DataError(f"defense beat: members is {self.members}", hint=f"give at most {MOST_MEMBERS}")
+        above = ("clean_weight", "langevin_step", "adversary_power", "radius", "box", "step_size", "friction", "prior")
+        for name in above:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise DataError(f"defense beat: {name} is {value}", hint="give a number above 0")
@@ -264,9 +277,8 @@ class BEAT(Defense):
             if part is not None:
                 victim.check(part)
         if validation is None:
-            # By the victim's own seed, so that where these are its training clips, those choose that it has not seen.
-            record = victim.record if isinstance(victim, TorchVictim) else None
-            clips, validation = hold_out(clips, HELD_OUT, (record and record.seed) or 0)
+            # As the victim's own were, so that where these are its training clips, those choose that it has not seen.
+            clips, validation = hold_out(clips, *held_out_by(victim))
         used = self if source else dataclasses.replace(self, adversary_weight=0.0, motion_weight=0.0)
         clips = clips.to(victim.device)
         posterior = Posterior(used, victim, source, clips, validation and validation.to(victim.device), seed)
@@ -290,11 +302,13 @@ class BEAT(Defense):
             raise DataError(
                 f"defense beat: victim {victim.name!r} offers {victim.access}", hint="it needs scores at least"
             )
+        _refuse_chance(victim)
         if self.input != "logits" and not has_features(victim):
             raise DataError(f"defense beat: victim {victim.name!r} does not show its features", hint="set input=logits")
         if self.surrogate is None:
             return victim if offers(victim, "gradients") else None
         surrogate = create_victim(self.surrogate, device=str(victim.device))
+        _refuse_chance(surrogate)
         alike = surrogate.skeleton.same_layout(victim.skeleton) and surrogate.classes == victim.classes
         if self.input != "logits" or not alike or not offers(surrogate, "gradients"):
             raise DataError(
@@ -302,3 +316,11 @@ class BEAT(Defense):
                 hint="a surrogate stands in for logits: it needs gradients, and the same skeleton and classes",
             )
         return surrogate
+
+
+def _refuse_chance(victim: Victim) -> None:
+    if victim.stochastic:
+        raise DataError(
+            f"defense beat: victim {victim.name!r} is stochastic: what it shows of a clip is not one function of it",
+            hint="append networks to a victim that gives one answer to one question",
+        )

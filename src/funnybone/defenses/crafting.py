@@ -97,8 +97,9 @@ class WorstCases(Retraining):
     def worst(self, batch: Batch, goal: Goal | None = None) -> Float[Tensor, "N M T V C"]:
         """Return the worst clips found; of cross-entropy, unless a goal says of what.
 
-        The attack descends the log-odds of the true class: sign for sign these are the steps of the cross-entropy, and
-        its order of iterates, but a network that is very sure is not flat.
+        The attack descends the log-odds of the true class: sign for sign these are the steps of the cross-entropy,
+        which is flat where the network is very sure. The iterate that is kept has the highest cross-entropy of those
+        that the network takes for another class, or of all where it takes none for one.
         """
         if self.radius == 0:
             return batch.clips.xyz

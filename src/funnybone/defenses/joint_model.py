@@ -74,7 +74,8 @@ def neighbours(
     """Return an adversary x~ of each clip: a draw from ``p(x~ | x, y)`` by Langevin dynamics, or a worst case.
 
     With ``log p(x~ | x, y) = log softmax(F(x~))[y] - lambda d(x, x~)``, as in the released code; the model's own
-    ``F(x~)[y]`` would let a network make all adversaries likelier by adding to all logits.
+    ``F(x~)[y]`` would let a network make all adversaries likelier by adding to all logits. Chains climb
+    ``adversary_power`` times this; a worst case follows the signs of its gradient, whatever that is.
     """
     where = clips.valid[..., None, None]
     start = near(clips.xyz, settings.radius, where, generator)
@@ -84,7 +85,7 @@ def neighbours(
         far = motion_distance(
             clips.xyz, xyz, clips.valid, clips.skeleton, orders=settings.orders, position=settings.position
         )
-        return towards * own - settings.distance_weight * far
+        return settings.adversary_power * (towards * own - settings.distance_weight * far)
 
     if settings.adversary == "worst":
         return worst_cases(

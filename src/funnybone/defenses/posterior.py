@@ -17,8 +17,8 @@ from funnybone.defenses.base import Progress
 from funnybone.defenses.joint_model import Network, Replay, likely_motions, motion_score, near, neighbours
 from funnybone.errors import DataError
 from funnybone.models.weights import read_tensors, write_tensors
-from funnybone.sampling import Chain, begin, move, released
-from funnybone.victims.averaged import Heads, input_length, mean_log_probability, seen
+from funnybone.sampling import Chain, begin, move, normal_like, released
+from funnybone.victims.averaged import Heads, combined, input_length, seen
 from funnybone.victims.base import Victim
 
 if TYPE_CHECKING:
@@ -75,6 +75,9 @@ class Posterior:
     def __init__(
         self, settings: "BEAT", base: Victim, source: Victim | None, clips: Clips, validation: Clips | None, seed: int
     ) -> None:
+        for part in (clips, validation):
+            if part is not None and not len(part):
+                raise DataError(f"defense beat: {part.name} has no clips", hint="give some to train on, and to choose")
         self.settings, self.base, self.source, self.seed = settings, base, source, seed
         self.clips, self.validation = clips, validation
         self.clean = self._shown(clips)
@@ -213,18 +216,32 @@ class Posterior:
         enough = len(members) == self.settings.members
         if self.chosen_by is not None and self.validation is not None and enough:
             heads = self.heads.filled(members)
-            clean, accuracy = _judged(heads, self.chosen_by)
+            clean, accuracy = self._judged(heads, self.chosen_by)
             loss = self.settings.clean_weight * clean
             if self.settings.adversary_weight:
                 # The same random numbers each time, so that rounds differ in their weights alone.
                 moved = self.adversaries(heads, self.validation, 0, self._chance(0))
-                loss += self.settings.adversary_weight * _judged(heads, moved)[0]
+                loss += self.settings.adversary_weight * self._judged(heads, moved)[0]
+            if not math.isfinite(loss):
+                raise DataError(
+                    f"defense beat: the validation loss is {loss} in round {len(self.rounds) + 1}",
+                    hint=f"lower step_size, now {self.settings.step_size:g}, if the victim's own logits are finite",
+                )
         lowest = min(
             (done.validation_loss for done in self.rounds if done.validation_loss is not None), default=math.inf
         )
         if enough and (loss is None or loss < lowest):
             self.best = members
         self.rounds.append(Round(validation_loss=loss, validation_accuracy=accuracy))
+
+    def _judged(self, heads: Heads, shown: Seen) -> tuple[float, float]:
+        """Loss and accuracy of the answer that the hardened victim will give; its noise is the same each time."""
+        drawn = normal_like(shown.inputs, self._chance(1 + self.settings.rounds))
+        noise = self.settings.noise * heads.spread * drawn
+        members = heads(shown.inputs + noise, shown.logits)
+        answer = combined(members, self.settings.answer, 1 / self.settings.members)
+        right = (answer.argmax(1) == shown.labels).float().mean()
+        return float(F.cross_entropy(answer, shown.labels)), float(right)
 
     @torch.no_grad()
     def _shown(self, clips: Clips) -> Seen:
@@ -300,13 +317,6 @@ class Posterior:
 def _cross_entropy(logits: Float[Tensor, "S B K"], labels: Int[Tensor, "S B"]) -> Float[Tensor, " S"]:
     """The mean of each member over its own clips."""
     return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape).mean(1)
-
-
-def _judged(heads: Heads, shown: Seen) -> tuple[float, float]:
-    """Loss and accuracy of the averaged answer."""
-    answer = mean_log_probability(heads(shown.inputs, shown.logits))
-    right = (answer.argmax(1) == shown.labels).float().mean()
-    return float(F.nll_loss(answer, shown.labels)), float(right)
 
 
 def _precision(heads: Heads, prior: float | None) -> Float[Tensor, " P"]:

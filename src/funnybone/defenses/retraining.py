@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -16,11 +16,41 @@ from funnybone.training import Method, hold_out, train
 from funnybone.training import Progress as Training
 from funnybone.training.fit import content_of
 from funnybone.victims.base import Victim
+from funnybone.victims.hardened import Hardened
 from funnybone.victims.torch import TorchVictim
 
 EPOCHS = 10  # of a fine-tuning
 SHARE = 0.25  # of the recipe's learning rate, in a fine-tuning
-HELD_OUT = 0.1
+HELD_OUT = 0.1  # of each class, where the victim's own training held out nothing
+
+
+def held_out_by(victim: Victim) -> tuple[float, int]:
+    """Return the share and the seed with which the training of a victim's network held out the clips that judged it.
+
+    By them `hold_out` finds those of its training clips that have not taught it anything, whatever has been put around
+    the network since, and however often it was trained again.
+
+    Examples
+    --------
+    >>> import funnybone as fb
+    >>> held_out_by(fb.create_victim("sgn", data="synthetic"))
+    (0.1, 0)
+    """
+    while isinstance(victim, Hardened):
+        victim = victim.base
+    record = victim.record if isinstance(victim, TorchVictim) else None
+    if record is None:
+        return HELD_OUT, 0
+    chosen = record.selection
+    if chosen is not None and chosen.share is not None and chosen.seed is not None:
+        return chosen.share, chosen.seed
+    return _recipe_of(record).validation or HELD_OUT, record.seed or 0
+
+
+def _recipe_of(record: WeightsRecord) -> Recipe:
+    """How a network was trained; its family's recipe where that is not known."""
+    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in record.recipe.items()}
+    return build("training", "recipe", Recipe, settings) if settings else recipe_for(record.model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +78,8 @@ class Retraining(Method, Defense):
     Rice, Wong, Kolter, "Overfitting in adversarially robust deep learning", ICML 2020: which epoch to keep. The
     defaults are this library's.
     """
+
+    resumes: ClassVar[bool] = True
 
     epochs: int | None = None
     lr: float | None = None
@@ -79,11 +111,14 @@ class Retraining(Method, Defense):
         victim.check(clips)
         generator = generator if generator is not None else torch.Generator().manual_seed(0)
         seed = int(torch.randint(2**31, (1,), generator=generator))
-        split = base.data.split if base.data.sha256 == content_of(clips) else None
+        whole: dict[str, Any] = {"n": len(clips), "sha256": content_of(clips)}
+        divided: dict[str, Any] = {}
+        split = base.data.split if base.data.sha256 == whole["sha256"] else None
         if validation is None:
             # As the victim's own were: where it was trained on these clips, only those that judged it then have not
             # taught it anything.
-            clips, validation = hold_out(clips, base.recipe.get("validation") or HELD_OUT, base.seed or 0)
+            divided["share"], divided["seed"] = held_out_by(victim)
+            clips, validation = hold_out(clips, **divided)
         method = self.prepared(victim, clips, generator, progress or (lambda done, total, text: None))
         trained = train(
             base.model,
@@ -102,7 +137,10 @@ class Retraining(Method, Defense):
             start=None if self.from_scratch else victim.module.state_dict(),
             method=method,
         )
-        return self._victim(victim, trained.module, trained.record.model_copy(update={"licence": base.licence}))
+        said = trained.record
+        chosen = said.selection and said.selection.model_copy(update=divided)
+        told = {"licence": base.licence, "data": said.data.model_copy(update=whole), "selection": chosen}
+        return self._victim(victim, trained.module, said.model_copy(update=told))
 
     def prepared(self, victim: TorchVictim, clips: Clips, generator: torch.Generator, progress: Progress) -> Method:
         """Return what trains, where something is to be made of the victim and the training clips first."""
@@ -125,8 +163,7 @@ class Retraining(Method, Defense):
 
     def _recipe(self, record: WeightsRecord) -> Recipe:
         """How the victim was trained, changed by the settings."""
-        settings = {key: tuple(value) if isinstance(value, list) else value for key, value in record.recipe.items()}
-        recipe = build("training", "recipe", Recipe, settings) if settings else recipe_for(record.model)
+        recipe = _recipe_of(record)
         epochs, share = (recipe.epochs, 1.0) if self.from_scratch else (EPOCHS, SHARE)
         return dataclasses.replace(
             recipe,

@@ -84,11 +84,17 @@ class AccuracyRecord(_Part):
 
 
 class SelectionRecord(_Part):
-    """The clips that chose which epoch's weights were kept, and the epoch of each stream's network."""
+    """The clips that chose which epoch's weights were kept, and the epoch of each stream's network.
+
+    ``share`` and ``seed`` are those with which `funnybone.training.hold_out` found them, where these are not the
+    recipe's and the training's own: a network that is trained again keeps what the first training held out.
+    """
 
     n: Count
     sha256: str
     epochs: dict[str, Count] = Field(default_factory=dict)
+    share: Rate | None = None
+    seed: Count | None = None
 
 
 class WeightsRecord(_Part):

@@ -18,6 +18,7 @@ from funnybone.victims.torch import TorchVictim
 
 Input = Literal["features", "logits", "both"]
 Answer = Literal["probabilities", "logits"]
+MOST_MEMBERS = 1000  # each is a victim of its own in `Averaged.ways_in`, and a file may name any number
 _PARTS = ("weight1", "bias1", "weight2", "bias2")
 
 
@@ -109,7 +110,7 @@ class Heads:
         return self.changed({name: value.to(device) for name, value in self.tensors().items()})
 
     def check(self, inputs: int, classes: int) -> None:
-        """Raise `DataError` unless they are finite and fit together, to so many inputs, and to so many classes."""
+        """Raise `DataError` unless they are finite, not too many, and fit so many inputs and so many classes."""
         members, _, hidden = self.weight1.shape if self.weight1.ndim == 3 else (0, 0, 0)
         wanted = {
             "weight1": (members, inputs, hidden),
@@ -127,6 +128,11 @@ class Heads:
                 )
             if not torch.isfinite(value).all() or (name == "spread" and bool((value <= 0).any())):
                 raise DataError(f"appended networks: {name} has a number that is not finite, or not above 0")
+        if members > MOST_MEMBERS or not hidden:
+            raise DataError(
+                f"appended networks: {members} of {hidden} hidden units",
+                hint=f"give at most {MOST_MEMBERS}, each of at least one unit",
+            )
 
 
 def has_features(victim: Victim) -> bool:
@@ -248,12 +254,13 @@ class Averaged(Hardened):
 
     def logits(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N K"]:
         """Return the log of the mean probability, or what ``answer`` says in its place."""
-        members = self.members(xyz)
-        return members.mean(0) / self.temperature if self.answer == "logits" else mean_log_probability(members)
+        return combined(self.members(xyz), self.answer, self.temperature)
 
     def ways_in(self) -> dict[str, Victim]:
         """Return the base, each member, and the mean logits brought to margins of about one."""
-        alone = {f"member {k}": self._like(f"member {k}", heads=self.heads[k]) for k in range(len(self.heads))}
+        # A temperature of the sum of all would sharpen the logits of one, and hide the gradients that it is there for.
+        own: dict[str, Any] = {"answer": "probabilities", "temperature": 1.0}
+        alone = {f"member {k}": self._like(f"member {k}", heads=self.heads[k], **own) for k in range(len(self.heads))}
         rescaled = self._like("rescaled", answer="logits", temperature=self.margin)
         return {**super().ways_in(), **alone, "rescaled": rescaled}
 
@@ -300,6 +307,11 @@ class Averaged(Hardened):
         assert isinstance(moved, Averaged)
         moved.heads = self.heads.to(moved.base.device)
         return moved
+
+
+def combined(members: Float[Tensor, "S N K"], answer: Answer, temperature: float) -> Float[Tensor, "N K"]:
+    """Return the logits of the average over members: see `Averaged`."""
+    return members.mean(0) / temperature if answer == "logits" else mean_log_probability(members)
 
 
 def mean_log_probability(logits: Float[Tensor, "S N K"]) -> Float[Tensor, "N K"]:

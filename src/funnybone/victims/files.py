@@ -26,6 +26,8 @@ from funnybone.victims.torch import TorchVictim
 
 # Tensors of a hardened victim's base, where that is something around a base itself.
 INNER = "base."
+# Defenses that one file holds, each around the next.
+MOST_LAYERS = 8
 
 
 class DefenseRecord(BaseModel):
@@ -119,6 +121,7 @@ def parts_of(victim: Victim) -> tuple[TorchVictim, WeightsRecord, dict[str, Tens
     same = (record.skeleton.build(), tuple(record.classes)) == (network.skeleton, tuple(network.classes))
     if not same or record.build_preprocess() != network.preprocess or type(built) is not type(network.module):
         raise _unsaved(victim, f"the record of {network.name!r} is another network's", "give it its own record")
+    _layers(Path(victim.name), said)
     stored = {key: value.cpu() for key, value in network.module.state_dict().items()}
     check_state(Path(network.name), stored, built.state_dict(), record.model)
     return network, record if said is None else record.model_copy(update={"defense": said}), tensors
@@ -196,6 +199,11 @@ def _layers(path: Path, defense: Mapping[str, Any] | None) -> list[DefenseRecord
         first = error.errors()[0]
         where = ".".join(("defense", *map(str, first["loc"])))
         raise DataError(f"{path}: record, field {where}: {first['msg']}", hint="write the file again") from None
+    if len(layers) > MOST_LAYERS:
+        raise DataError(
+            f"{path}: record, field defense: {len(layers)} defenses around each other",
+            hint=f"a file holds {MOST_LAYERS}",
+        )
     if any(layer.form is None for layer in layers[:-1]):
         raise DataError(
             f"{path}: record, field defense: a trained network's defense has a base", hint="write the file again"

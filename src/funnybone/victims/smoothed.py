@@ -1,6 +1,7 @@
 """Randomised smoothing: a victim that answers about noisy copies of a clip, and what that certifies."""
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -19,10 +20,12 @@ from funnybone.models.layers import present_of
 from funnybone.motion.angles import AngleMotion, positions, to_angles
 from funnybone.motion.turns import turns
 from funnybone.settings import build
+from funnybone.victims.access import offers
 from funnybone.victims.base import Victim
 from funnybone.victims.hardened import Hardened, register_form
 
 ABSTAINED = -1  # the class of a clip about which the votes say too little
+MOST_DRAWS = 10_000  # of one answer: a file that names more would keep its reader busy for ever
 COPIES = 16  # noisy copies of a clip that are classified at once
 WAY_IN = 16  # draws in the mean that an attacker descends: see `Smoothed.ways_in`
 
@@ -41,7 +44,7 @@ class Noise:
         or rotations of joints, from which positions follow by forward kinematics, so that bones stay as long as they
         are and the root stays where it is.
     draws : int
-        Noisy copies that one answer is the mean of.
+        Noisy copies that one answer is the mean of; at most 10,000.
     """
 
     sigma: float = 0.01
@@ -51,8 +54,8 @@ class Noise:
     def __post_init__(self) -> None:
         if not 0 < self.sigma < math.inf:
             raise DataError(f"smoothing: sigma is {self.sigma}", hint="give metres, or radians, above 0")
-        if self.draws < 1:
-            raise DataError(f"smoothing: draws is {self.draws}", hint="give at least 1")
+        if not 1 <= self.draws <= MOST_DRAWS:
+            raise DataError(f"smoothing: draws is {self.draws}", hint=f"give from 1 to {MOST_DRAWS}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +141,13 @@ class Smoothed(Hardened):
             )
         if noise.space == "positions" and rest is not None:
             raise DataError("smoothing of positions counts from no rest pose", hint="leave it out")
+        if rest is not None:
+            lengths = torch.linalg.vector_norm(rest.double(), dim=-1)
+            if not bool(((lengths - 1).abs() < 1e-3).all()):
+                raise DataError(
+                    "smoothing of angles: the rest pose has directions whose length is not 1",
+                    hint="give what rest_pose returns",
+                )
         self.rest = rest
 
     @property
@@ -155,8 +165,8 @@ class Smoothed(Hardened):
         return cls(base, noise, rest=tensors.get("rest"), defense=defense, name=name)
 
     def logits(self, xyz: Float[Tensor, "N M T V C"]) -> Float[Tensor, "N K"]:
-        said = [self.base.logits(copies).log_softmax(1) for copies in self._drawn(xyz)]
-        return torch.stack(said).logsumexp(0) - math.log(self.noise.draws)
+        said = (self.base.logits(copies).log_softmax(1) for copies in self._drawn(xyz))
+        return functools.reduce(torch.logaddexp, said) - math.log(self.noise.draws)
 
     def labels(self, xyz: Float[Tensor, "N M T V C"]) -> Int[Tensor, " N"]:
         if self.access == "labels":
@@ -191,6 +201,7 @@ class Smoothed(Hardened):
         ``alpha``, so that with probability ``1 - alpha`` it is right about the smoothed classifier or abstains (Cohen
         et al., PREDICT).
         """
+        _check_level(alpha)
         self.check(clips)
         votes = self._votes(clips, n, _chance(clips, generator), batch_size).topk(2, dim=1)
         first, second = votes.values.unbind(1)
@@ -222,7 +233,7 @@ class Smoothed(Hardened):
         n0, n : int
             Noisy copies that choose the class, and that measure its share.
         alpha : float
-            How probable it may be, for each clip, that the radius is too large.
+            How probable it may be, for each clip, that the radius is too large; below 1/2.
         generator : torch.Generator, optional
             The source of chance; seeded with 0 by default.
         batch_size : int
@@ -234,6 +245,7 @@ class Smoothed(Hardened):
         -------
         Certificate
         """
+        _check_level(alpha)
         self.check(clips)
         generator = generator if generator is not None else torch.Generator().manual_seed(0)
         total, told = len(clips) * (n0 + n), progress or (lambda done, total: None)
@@ -317,18 +329,35 @@ class Smoothed(Hardened):
                 copies = min(COPIES, n - start)
                 of = torch.arange(len(rows), device=self.device).repeat_interleave(copies)
                 numbers = own.normal(copies, *_numbers(at).shape[1:]).flatten(0, 1)
-                said = self.base.labels(self._seen(at[of], numbers)).view(len(rows), copies).cpu()
+                said = self._vote(self._seen(at[of], numbers)).view(len(rows), copies).cpu()
                 votes[rows] += torch.nn.functional.one_hot(said, len(self.classes)).sum(1)
                 done += len(said) * copies
                 if told is not None:
                     told(done)
         return votes
 
+    def _vote(self, copies: Float[Tensor, "N M T V C"]) -> Int[Tensor, " N"]:
+        """The base's class of each noisy copy; the largest of logits that are no numbers is no vote."""
+        if not offers(self.base, "scores"):
+            return self.base.labels(copies)
+        logits = self.base.logits(copies)
+        if not bool(torch.isfinite(logits).all()):
+            raise DataError(
+                f"smoothing: victim {self.base.name!r} answers NaN or infinity to noisy copies",
+                hint="its votes would say nothing; look at its answers to the clips themselves",
+            )
+        return logits.argmax(1)
+
 
 def certified_radius(count: Int[Tensor, " N"], n: int, sigma: float, alpha: float) -> Float[Tensor, " N"]:
     """Return the radius that ``count`` of ``n`` votes certify with probability ``1 - alpha``; 0 where they do not.
 
     ``sigma Phi^-1(p)``, p being the lower end of the one-sided Clopper-Pearson interval, in float64.
+
+    Raises
+    ------
+    DataError
+        For an ``alpha`` that is not between 0 and 1/2.
 
     References
     ----------
@@ -339,9 +368,15 @@ def certified_radius(count: Int[Tensor, " N"], n: int, sigma: float, alpha: floa
     >>> certified_radius(torch.tensor([1000, 990, 500]), 1000, 1.0, 0.001)
     tensor([2.4633, 1.9780, 0.0000], dtype=torch.float64)
     """
+    _check_level(alpha)
     found = count.cpu().double().numpy()
     lower = np.where(found > 0, special.betaincinv(np.maximum(found, 1), n - found + 1, alpha), 0)
     return torch.from_numpy(sigma * special.ndtri(np.maximum(lower, 0.5)))
+
+
+def _check_level(alpha: float) -> None:
+    if not 0 < alpha < 0.5:
+        raise DataError(f"smoothing: alpha is {alpha}", hint="give a probability above 0 and below 1/2")
 
 
 def _numbers(at: Tensor | AngleMotion) -> Tensor:
