@@ -470,7 +470,12 @@ def test_import_on_the_command_line(agcn, tmp_path, capsys):
     out = tmp_path / "w.safetensors"
     run = [str(token) for token in [*given, tmp_path / "classes.txt", "--option", "dropout=0.1", "--out", out]]
     assert main([token for token in run if token not in ("--option", "dropout=0.1")]) == 0
-    assert "agcn, 2 classes, NTU25, prepared as ctr-gcn" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "agcn, 2 classes, NTU25, prepared as ctr-gcn" in said.out
+    assert "nothing says on how many frames it was trained" in said.err
+    assert main(list(map(str, [*given, "2", "--frames", "64", "--out", tmp_path / "long.safetensors"]))) == 0
+    assert not capsys.readouterr().err
+    assert fb.create_victim(tmp_path / "long.safetensors").frames == 64
     assert fb.create_victim(out).classes == ("left", "right")
     before = out.read_bytes()
     for argv, says in [

@@ -237,14 +237,14 @@ def detour(asked: Any, way: Any) -> Any:
     >>> double, triple = (SimpleNamespace(logits=lambda xyz, rows, k=k: k * xyz, scores=lambda xyz, rows, k=k: k * xyz,
     ...                                   labels=None, remaining=lambda rows: 5) for k in (2, 3))
     >>> xyz = torch.ones(1, requires_grad=True)
-    >>> logits = detour(double, triple).logits(xyz, None)
+    >>> logits = detour(double, triple).logits(xyz, torch.tensor([0]))
     >>> logits.item(), torch.autograd.grad(logits, xyz)[0].item()
     (2.0, 3.0)
     """
 
     def logits(xyz: Tensor, rows: Tensor) -> Tensor:
-        said, descended = asked.scores(xyz, rows), way.logits(xyz, rows)
-        return said + (descended - descended.detach())
+        descended = way.logits(xyz, rows)
+        return asked.scores(xyz, rows).detach() + (descended - descended.detach())
 
     # A step asks both.
     return SimpleNamespace(

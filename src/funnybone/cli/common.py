@@ -139,11 +139,6 @@ def load(
                 hint="choose one length with --frames, or audit them apart",
             )
         frames = next(iter(lengths), FRAMES)
-        if not lengths and clips.xyz.shape[2] != FRAMES:
-            note(
-                f"{', '.join(loaded)}: nothing says on how many frames it was trained; clips are resampled to {FRAMES} "
-                "(--frames chooses another length)"
-            )
     return loaded, clips.resample(frames)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from funnybone.cli.common import FRAMES, Json, Length, emit, emit_json, prepare
+from funnybone.cli.common import FRAMES, Json, Length, emit, emit_json, note, prepare
 from funnybone.cli.tables import show
 from funnybone.tables import MISSING, rate
 
@@ -136,6 +136,11 @@ def import_weights(
         licence=licence,
         options=options,
     )
+    if "frames" not in record.options:
+        note(
+            f"nothing says on how many frames it was trained: commands resample clips to {FRAMES}, unless --frames "
+            "says otherwise, here or there"
+        )
     if json:
         emit_json({"out": str(out), **record.model_dump(mode="json")})
         return
