@@ -454,6 +454,19 @@ def test_a_target_that_draws_gives_the_same_answers_whenever_it_is_asked(tmp_pat
     assert cells[0] == cells[1]
 
 
+def test_a_victim_that_draws_is_right_where_most_of_its_answers_are(tmp_path):
+    clips = random_clips(40)
+    stochastic = noisy(linear_victim(clips, distance=0.05), 0.05, own=False, name="v")
+    clean = []
+    for folder, seed in (("one", 3), ("two", 4)):
+        torch.manual_seed(seed)
+        done = audit(stochastic, clips, suite=both(clips), out=tmp_path / folder)
+        (victim,) = done.result.victims
+        clean.append(victim.clean.accuracy)
+        assert victim.clean.accuracy == victim.attacks[0].attacked / len(clips)  # what attacks start from
+    assert clean[0] == clean[1]
+
+
 def test_surrogates_are_checked_before_anything_is_written(tmp_path, small):
     victim, suite = linear_victim(small), both(small)
     renamed = fb.TorchVictim(victim.module, skeleton=small.skeleton, classes=("left", "wrong"), name="r")

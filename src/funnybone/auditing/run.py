@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from funnybone.attacks.verdict import judge, repeatable
 from funnybone.auditing import checks, executors, files, statistics
 from funnybone.auditing.asking import ask_targets
 from funnybone.auditing.cast import Cast, Named
@@ -27,6 +28,7 @@ from funnybone.auditing.suites import Suite, create_suite
 from funnybone.auditing.tables import table
 from funnybone.clips import Clips
 from funnybone.errors import DataError
+from funnybone.goals import AnythingBut
 from funnybone.metrics.natural import NaturalMotion, on_manifold_rate
 from funnybone.victims.base import Victim, predict
 
@@ -155,7 +157,10 @@ def audit(
     plan = Plan.of(cast, clips, chosen, seed)
     predictions, observed = {}, {}
     for name, victim in cast.everyone.items():
-        predicted, logits = predict(victim, clips, CHUNK)
+        with repeatable(victim, torch.Generator().manual_seed(seed)):
+            predicted, logits = predict(victim, clips, CHUNK)
+            if victim.stochastic:  # then attacks take what most answers say for its answer
+                predicted = judge(victim, clips, AnythingBut(), clips.labels, CHUNK).prediction
         predictions[name] = predicted.tolist()
         observed[name] = checks.observe(victim, clips[:CHUNK], logits)
 
