@@ -82,7 +82,8 @@ class BASAR(DecisionAttack):
     ----------
     Diao et al., "BASAR: Black-box Attack on Skeletal Action Recognition", CVPR 2021. The constants are those of the
     published demonstration, whose distances of standardised coordinates were turned into metres: 0.1 of them is
-    27 mm. The result is not: the fallback that keeps bones, the way beyond it, slow exploration, and which iterate is kept are ours.
+    27 mm. The result is not: the fallback that keeps bones, the way beyond it, slow exploration, and which iterate is
+    kept are ours.
 
     Examples
     --------
