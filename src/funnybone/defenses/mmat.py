@@ -17,7 +17,7 @@ from funnybone.metrics.natural import learn_natural_motion
 from funnybone.outcome import Outcome
 from funnybone.threat import Linf
 from funnybone.training import Batch, Method
-from funnybone.victims.torch import TorchVictim
+from funnybone.victims.base import Victim
 
 
 @register_defense("mmat")
@@ -81,7 +81,7 @@ class MMAT(WorstCases):
         self.check("farthest", self.farthest > 0, "give metres, above zero")
         attack_from(self.turning)  # said now, where there is none of that name
 
-    def prepared(self, victim: TorchVictim, clips: Clips, generator: torch.Generator, progress: Progress) -> Method:
+    def prepared(self, victim: Victim, clips: Clips, generator: torch.Generator, progress: Progress) -> Method:
         if self.on == self.off == 0:
             return self
         made: dict[str, Outcome] = {}

@@ -1,21 +1,26 @@
 """What defenses share that train the network again, from its weights or from scratch."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from funnybone.clips import Clips
 from funnybone.defenses.base import Defense, Progress
 from funnybone.errors import DataError
 from funnybone.models import Model, Recipe, WeightsRecord, recipe_for
+from funnybone.models.corrections import correct, corrections_of
 from funnybone.settings import build
 from funnybone.training import Method, hold_out, train
 from funnybone.training import Progress as Training
 from funnybone.training.fit import content_of
+from funnybone.victims.adapted import Adapted
 from funnybone.victims.base import Victim
+from funnybone.victims.filtered import Filtered
 from funnybone.victims.hardened import Hardened
 from funnybone.victims.torch import TorchVictim
 
@@ -72,6 +77,9 @@ class Retraining(Method, Defense):
         Highest learning rate; None: a quarter of the recipe's from the victim's weights, the recipe's own from scratch.
     from_scratch : bool
         Begin with fresh weights, not with the victim's.
+    rank : int or None
+        Leave the weights alone, and train corrections of this rank beside them: see
+        `funnybone.models.corrections.correct`. Norms keep their statistics, and nothing is dropped out.
 
     References
     ----------
@@ -84,10 +92,13 @@ class Retraining(Method, Defense):
     epochs: int | None = None
     lr: float | None = None
     from_scratch: bool = False
+    rank: int | None = None
 
     def __post_init__(self) -> None:
         self.check("epochs", self.epochs is None or self.epochs >= 1, "give at least 1")
         self.check("lr", self.lr is None or 0 < self.lr < float("inf"), "give a number above zero")
+        self.check("rank", self.rank is None or self.rank >= 0, "give 0 or more")
+        self.check("rank", self.rank is None or not self.from_scratch, "corrections are of trained weights")
 
     def check(self, field: str, fits: bool, hint: str) -> None:
         """Raise `DataError` naming a setting that does not fit."""
@@ -106,9 +117,10 @@ class Retraining(Method, Defense):
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
         checkpoint: Path | None = None,
-    ) -> TorchVictim:
-        victim, base = self.known(victim)
+    ) -> Victim:
         victim.check(clips)
+        fronts, network = _in_front(victim)
+        network, base = self.known(network)
         generator = generator if generator is not None else torch.Generator().manual_seed(0)
         seed = int(torch.randint(2**31, (1,), generator=generator))
         whole: dict[str, Any] = {"n": len(clips), "sha256": content_of(clips)}
@@ -130,19 +142,31 @@ class Retraining(Method, Defense):
             fusion=base.fusion,
             validation=validation,
             seed=seed,
-            device=victim.device,
+            device=network.device,
             split=split,
             progress=None if progress is None else _reporter(progress, len(base.streams) if self.from_scratch else 1),
             checkpoint=checkpoint,
-            start=None if self.from_scratch else victim.module.state_dict(),
+            start=None if self.from_scratch else network.module.state_dict(),
             method=method,
+            front=_through(fronts) if fronts else None,
         )
         said = trained.record
         chosen = said.selection and said.selection.model_copy(update=divided)
         told = {"licence": base.licence, "data": said.data.model_copy(update=whole), "selection": chosen}
-        return self._victim(victim, trained.module, said.model_copy(update=told))
+        if self.rank is None:
+            hardened: Victim = self._victim(network, trained.module, said.model_copy(update=told))
+        else:
+            hardened = Adapted(network, corrections_of(trained.module), defense=self.name)
+            hardened.defense_settings = self.settings()
+        for front in reversed(fronts):
+            hardened = front.around(hardened)
+        return hardened
 
-    def prepared(self, victim: TorchVictim, clips: Clips, generator: torch.Generator, progress: Progress) -> Method:
+    def prepare(self, network: Model) -> None:
+        if self.rank is not None:
+            correct(network, self.rank)
+
+    def prepared(self, victim: Victim, clips: Clips, generator: torch.Generator, progress: Progress) -> Method:
         """Return what trains, where something is to be made of the victim and the training clips first."""
         return self
 
@@ -187,6 +211,24 @@ class Retraining(Method, Defense):
             record=record,
         )
         return victim.to(base.device)
+
+
+def _in_front(victim: Victim) -> tuple[list[Filtered], Victim]:
+    """The filters that a victim sees clips through, the first one first, and who is behind them."""
+    fronts = []
+    while isinstance(victim, Filtered):
+        fronts.append(victim)
+        victim = victim.base
+    return fronts, victim
+
+
+def _through(fronts: Sequence[Filtered]) -> Callable[[Tensor], Tensor]:
+    def filtered(xyz: Tensor) -> Tensor:
+        for front in fronts:
+            xyz = front.filter(xyz)
+        return xyz
+
+    return filtered
 
 
 def _reporter(tell: Progress, streams: int) -> Any:

@@ -6,6 +6,7 @@ channels and over joints, is a batched matrix product on memory as it lies.
 
 import math
 from collections import OrderedDict
+from operator import attrgetter
 from typing import Any, cast
 
 import torch
@@ -230,7 +231,9 @@ class _OverJoints(nn.Module):
         return torch.cat([self.alpha * inferred, torch.ones_like(bias), self.alpha * bias], 2)
 
     def _stack(self, name: str) -> Float[Tensor, "K ..."]:
-        return torch.stack([subset.get_parameter(name) for subset in self.convs])
+        return torch.stack(
+            [attrgetter(name)(subset) for subset in self.convs]
+        )  # which may be corrected as they are read
 
 
 class _OverTime(nn.Module):

@@ -65,6 +65,7 @@ def train(
     checkpoint: Path | None = None,
     start: Mapping[str, Tensor] | None = None,
     method: Method | None = None,
+    front: Callable[[Tensor], Tensor] | None = None,
 ) -> Trained:
     """Train a network on clips, or one for each stream.
 
@@ -107,6 +108,8 @@ def train(
         several streams are then trained as the one that answers, and an objective has its first stage behind it.
     method : Method, optional
         What is done with a batch, and what epochs are judged by; plain training by default.
+    front : callable, optional
+        What is done to positions before the preprocessing, such as a filter; the record does not say it.
 
     Raises
     ------
@@ -149,7 +152,7 @@ def train(
     for stream, task in tasks.items():
         networks[stream], curves[stream] = _fit(
             task,
-            _Showing(preprocess, stream, clips),
+            _Showing(preprocess if front is None else lambda xyz: preprocess(front(xyz)), stream, clips),
             (clips, validation),
             recipe,
             method,
@@ -168,7 +171,7 @@ def train(
 class _Showing:
     """What a network is shown of positions: preprocessed, then of one stream."""
 
-    def __init__(self, preprocess: Preprocess, stream: str, clips: Clips) -> None:
+    def __init__(self, preprocess: Callable[[Tensor], Tensor], stream: str, clips: Clips) -> None:
         self.preprocess, self.stream, self.skeleton = preprocess, stream, clips.skeleton
 
     def __call__(self, xyz: Tensor) -> tuple[Tensor, Tensor]:
@@ -200,6 +203,7 @@ def _fit(
         if start is not None:
             module.load_state_dict(start)
         module = module.to(device).train()
+        method.prepare(module)
         objective = module.objective(recipe.label_smoothing).to(device).train()
     state = State(module, objective, _optimiser(module, objective, recipe), {}, [])
     if checkpoint and checkpoint.exists():
@@ -330,7 +334,8 @@ def _optimiser(module: nn.Module, objective: nn.Module, recipe: Recipe) -> torch
     """The optimiser of all that trains: matrices and convolutions decay, the rest does not."""
     decays: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, parameter in (*module.named_parameters(), *objective.named_parameters()):
-        decays[parameter.ndim > 1 and "weight" in name.rpartition(".")[2]].append(parameter)
+        if parameter.requires_grad:
+            decays[parameter.ndim > 1 and "weight" in name.rpartition(".")[2]].append(parameter)
     groups: list[dict[str, Any]] = [
         {"params": decays[True], "weight_decay": recipe.weight_decay},
         {"params": decays[False], "weight_decay": 0.0},

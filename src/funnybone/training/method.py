@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from funnybone.clips import Clips
 from funnybone.models.objective import Objective
+from funnybone.models.registry import Model
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +71,12 @@ class Method:
     def describe(self) -> dict[str, Any] | None:
         """Return what a weights file says of it under ``defense``; None, of plain training."""
         return None
+
+    def prepare(self, network: Model) -> None:
+        """Change a network, which has its weights, before it trains: freeze some, put others beside them, set modes.
+
+        Parameters that want no gradient are not trained.
+        """
 
     def taken(self, clips: Clips, generator: torch.Generator) -> Clips:
         """Return what is shown in place of a batch of training clips, before it is varied; the clips by default."""

@@ -158,3 +158,9 @@ class Filtered(Hardened):
 
     def labels(self, xyz: Float[Tensor, "N M T V C"]) -> Int[Tensor, " N"]:
         return self.base.labels(self.filter(xyz))
+
+    def around(self, base: Victim) -> "Filtered":
+        """Return the same filter in front of another victim."""
+        other = Filtered(base, self.filter, defense=self.defense or self.form)
+        other.defense_settings = self.defense_settings
+        return other
