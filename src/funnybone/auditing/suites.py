@@ -129,19 +129,19 @@ def _balls(
     return entries
 
 
-def _transfer(steps: int, smart: dict[str, Any]) -> tuple[Entry, ...]:
+def _transfer(steps: int, smart: dict[str, Any], millimetres: int = 10) -> tuple[Entry, ...]:
     """Momentum, input diversity and SMART in one ball, each to its last step.
 
-    10 mm in L-infinity is the middle one of every suite's radii, and that of a published benchmark of skeleton transfer
+    10 mm in L-infinity is the middle one of most suites' radii, and that of a published benchmark of skeleton transfer
     (TASAR's code). Momentum 1, steps of one share of the radius each, from the clean clip: Dong et al., CVPR 2018;
     half of the gradients on changed copies: Xie et al., CVPR 2019. Both take 10 steps, the benchmark 200.
     """
-    ball = Linf(0.01)
+    ball = Linf(millimetres / 1000)
     steepest = {"steps": steps, "step_size": 1 / steps, "momentum": 1.0, "early_stop": False}
     return (
-        _entry("mifgsm-linf-10mm", "mifgsm", ball, **steepest),
-        _entry("dim-linf-10mm", "dim", ball, probability=0.5, **steepest),
-        _entry("smart-linf-10mm", "smart", ball, early_stop=False, **smart),
+        _entry(f"mifgsm-linf-{millimetres}mm", "mifgsm", ball, **steepest),
+        _entry(f"dim-linf-{millimetres}mm", "dim", ball, probability=0.5, **steepest),
+        _entry(f"smart-linf-{millimetres}mm", "smart", ball, early_stop=False, **smart),
     )
 
 
@@ -167,12 +167,26 @@ def _full() -> Suite:
     return _suite("full", [*balls, _entry("smart", "smart", Unbounded(), **smart)], _transfer(200, smart))
 
 
+def _defense() -> Suite:
+    # All in one ball, so that the worst case over all of them is one of a threat model: the last one knows how hardened
+    # victims are made, and goes in by each of their `ways_in`. Steps of SMART are those of BEAT's and SMART's studies.
+    ball = Linf(0.005)
+    entries = [
+        _entry("pgd", "pgd", ball, steps=50, step_size=0.1),
+        *(_entry(f"smart-{steps}", "smart", ball, steps=steps) for steps in (20, 50, 100, 200, 400, 1000)),
+        _entry("ciasa", "ciasa", ball),
+        _entry("cascade", "cascade", ball),
+        Entry(create_attack("cascade", preset="adaptive"), AnythingBut(), ball, "adaptive"),
+    ]
+    return _suite("defense", entries, _transfer(50, {"steps": 200}, millimetres=5))
+
+
 def _suite(name: str, entries: list[Entry], transfer: tuple[Entry, ...]) -> Suite:
     return Suite(name, tuple(entries), unit="metre", transfer=transfer)
 
 
 # An attack joins by a line in these suites; nothing else in the library names one.
-_SUITES = {"quick": _quick, "standard": _standard, "full": _full}
+_SUITES = {"quick": _quick, "standard": _standard, "full": _full, "defense": _defense}
 
 
 def suite_names() -> list[str]:
@@ -181,7 +195,7 @@ def suite_names() -> list[str]:
     Examples
     --------
     >>> suite_names()
-    ['quick', 'standard', 'full']
+    ['quick', 'standard', 'full', 'defense']
     """
     return list(_SUITES)
 
