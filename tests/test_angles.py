@@ -116,6 +116,18 @@ def random_motion(skeleton, n=2, m=1, t=3, *, seed=0, size=1.0):
     )
 
 
+def test_the_way_forward_is_each_clips_own_and_serves_gradients_after_none():
+    fork = Skeleton("only here", ("a", "b", "c", "d"), (-1, 0, 1, 1))
+    motion = random_motion(fork, n=7, m=2, t=9)
+    with torch.inference_mode():
+        together = positions(motion)
+    for rows in ([], [3], [6, 0, 3]):
+        assert torch.equal(positions(motion[torch.tensor(rows, dtype=torch.long)]), together[rows])
+    leaf = motion.theta.clone().requires_grad_(True)
+    positions(replace(motion, theta=leaf)).square().sum().backward()
+    assert (leaf.grad != 0).any()
+
+
 def test_rotations_are_named_once_each():
     for skeleton in SKELETONS:
         assert len(set(turns(skeleton))) == len(turns(skeleton)) == random_motion(skeleton).theta.shape[3]

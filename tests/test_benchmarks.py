@@ -30,6 +30,12 @@ def test_a_step_of_smart_and_whole_attacks_are_compared(tmp_path):
     assert len(set(result["successes"].values())) == 1
 
 
+def test_forward_kinematics_is_compared(tmp_path):
+    out = tmp_path / "forward.json"
+    run("forward_kinematics", "--clips", 2, "--repetitions", 1, "--json", out)
+    assert json.loads(out.read_text())["metres_apart"] < 2e-5
+
+
 @pytest.mark.slow
 def test_victims_are_compared(tmp_path):
     out = tmp_path / "victims.json"

@@ -5,6 +5,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -271,8 +272,7 @@ class Kept:
             clips = problem.clips
             moved = joint_displacement(clips.xyz[changed], chosen, clips.valid[changed])
             self.position[changed] = torch.where(self.held[changed], moved, torch.inf)
-        marks = torch.tensor(MARKS, device=asked.device)
-        self.curve = torch.where(marks >= asked[:, None], self.position[:, None], self.curve)
+        self.curve = torch.where(_marks(asked.device) >= asked[:, None], self.position[:, None], self.curve)
 
 
 class Book:
@@ -338,6 +338,12 @@ class Book:
         if self.problem.natural is not None and len(of):
             held[of] = self.problem.natural.holds(like(self.problem.clips, xyz[of], owner[of]))
         return held
+
+
+@lru_cache(maxsize=16)
+def _marks(device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # what is remembered must serve any caller
+        return torch.tensor(MARKS, device=device)
 
 
 def like(clips: Clips, xyz: Float[Tensor, "B M T V C"], owner: Int[Tensor, " B"]) -> Clips:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from funnybone.errors import DataError
 from funnybone.motion.alignment import Body, aligned
+from funnybone.motion.forward import joints_from_root
 from funnybone.motion.rotations import matrix, rotvec
 from funnybone.motion.turns import walk
 from funnybone.motion.unwrapping import held, nearest_turn, unwrapped
@@ -68,8 +69,8 @@ class AngleMotion:
 def positions(motion: AngleMotion) -> Float[Tensor, "N M T V 3"]:
     """Return the joint positions of a motion in metres: forward kinematics, zero where a frame is not valid.
 
-    From the root outwards, a product of matrices for all joints of a level of the tree. Differentiable in the root, in
-    theta and in the lengths of bones, in the precision of theta.
+    Differentiable in the root, in theta and in the lengths of bones, in the precision of theta
+    (`funnybone.motion.forward`).
 
     Examples
     --------
@@ -83,19 +84,10 @@ def positions(motion: AngleMotion) -> Float[Tensor, "N M T V 3"]:
     >>> positions(motion)[0, 0, 0, 2].round(decimals=3)
     tensor([ 0.0000, -0.3000,  0.2500])
     """
-    way, turned = walk(motion.skeleton, motion.theta.device), matrix(motion.theta)
-    drawn = (motion.lengths[..., None] * motion.rest)[..., None]
-    frames, joints = motion.facing[:, :, None, None], motion.root[..., None, :]
-    placed = [joints]
-    for level in way.levels:
-        frames = frames.index_select(-3, level.among) @ turned.index_select(-3, level.turn)
-        frames = frames.index_select(-3, level.owner)
-        own = frames.index_select(-3, level.shared) @ turned.index_select(-3, level.own)
-        frames = frames.index_copy(-3, level.shared, own)
-        joints = joints.index_select(-2, level.among).index_select(-2, level.owner)
-        joints = joints + (frames @ drawn.index_select(-3, level.bones)).squeeze(-1)
-        placed.append(joints)
-    xyz = torch.cat(placed, -2).index_select(-2, way.joints)
+    there = joints_from_root(motion.theta, motion.lengths, motion.rest, motion.skeleton)
+    # One product for all joints of all frames of a person: clips face one way as long as they last.
+    faced = (there.flatten(2, 3) @ motion.facing.mT).view_as(there)
+    xyz = faced + motion.root[..., None, :]
     return torch.where(motion.valid[..., None, None], xyz, 0)
 
 

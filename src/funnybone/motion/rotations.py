@@ -52,17 +52,20 @@ def matrix(rotvec: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
     return (1 - angle2 * half) * eye + _sinc(angle2) * once + half * _outer(rotvec, rotvec)
 
 
-def quaternion(rotvec: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 4"]:
+def quaternion(rotvec: Float[Tensor, "..."], *, dim: int = -1) -> Float[Tensor, "..."]:
     """Return the unit quaternion (w, x, y, z) of a rotation vector; one full turn more changes its sign.
+
+    The components of both, three and four, are along the last dimension, or along another.
 
     Examples
     --------
     >>> quaternion(torch.tensor([0.0, 0.0, torch.pi])).round(decimals=4)
     tensor([-0., 0., 0., 1.])
     """
-    angle2 = rotvec.square().sum(-1, keepdim=True)
-    half2 = angle2 / 4
-    return torch.cat([1 - half2 * _sinc(half2 / 4).square() / 2, _sinc(half2) * rotvec / 2], -1)
+    # At no rotation an angle has no derivative; it is made so little greater that nothing else changes.
+    least = torch.finfo(rotvec.dtype).eps ** 2
+    half = (rotvec.square().sum(dim, keepdim=True) + least).sqrt() / 2
+    return torch.cat([half.cos(), torch.sinc(half / torch.pi) * (rotvec / 2)], dim)
 
 
 def matrix_of(quaternion: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 3 3"]:

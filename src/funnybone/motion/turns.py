@@ -1,7 +1,6 @@
 """Which rotations describe the poses of a skeleton, and in which order they are applied."""
 
-from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -91,20 +90,16 @@ class Level(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """The levels from the root outwards, and what brings the rotations and joints of all of them back into order."""
+    """The levels from the root outwards, and what brings the rotations of all of them back into order."""
 
     levels: tuple[Level, ...]
     turns: Tensor
-    joints: Tensor
 
 
 @lru_cache(maxsize=64)
 def walk(skeleton: Skeleton, device: torch.device) -> Walk:
     """Return the walk from the root to the leaves of a skeleton; it is remembered."""
-
-    def tensor(values: Sequence[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.long, device=device)
-
+    tensor = partial(torch.tensor, dtype=torch.long, device=device)
     carrying, shared = _rotated(skeleton)
     turn = {joint: place for place, joint in enumerate(carrying)}
     own = {child: len(carrying) + place for place, child in enumerate(shared)}
@@ -134,9 +129,44 @@ def walk(skeleton: Skeleton, device: torch.device) -> Walk:
                 )
             )
         in_turn = [place for level in found for place in (*level.turn.tolist(), *level.own.tolist())]
-        in_walk = [joint for level in levels(skeleton) for joint in level]
-        return Walk(
-            tuple(found),
-            tensor([in_turn.index(place) for place in range(len(in_turn))]),
-            tensor([in_walk.index(joint) for joint in range(len(in_walk))]),
+        return Walk(tuple(found), tensor([in_turn.index(place) for place in range(len(in_turn))]))
+
+
+class Outward(NamedTuple):
+    """The tree of the rotations themselves: each turns against the one before it, the root's against the room.
+
+    Parameters
+    ----------
+    order : (J,)
+        Their places in theta, level by level.
+    before : tuple of (K,)
+        For each level but the root's, the rotation before each, as a place in the level before.
+    bones : (B,)
+        By which rotation each bone is turned in the end, as a place in the order.
+    """
+
+    order: Tensor
+    before: tuple[Tensor, ...]
+    bones: Tensor
+
+
+@lru_cache(maxsize=64)
+def outward(skeleton: Skeleton, device: torch.device) -> Outward:
+    """Return the rotations of a skeleton from the root outwards; it is remembered."""
+    tensor = partial(torch.tensor, dtype=torch.long, device=device)
+    carrying, shared = _rotated(skeleton)
+    turn = {joint: place for place, joint in enumerate(carrying)}
+    own = {child: len(carrying) + place for place, child in enumerate(shared)}
+    last = {child: own.get(child, turn[parent]) for child, parent in skeleton.bones}  # of the bone to each joint
+    before = {turn[joint]: last[joint] for joint in carrying if joint in last}
+    before |= {own[child]: turn[skeleton.parents[child]] for child in shared}
+    found = [[turn[skeleton.root]] if turn else []]
+    while after := [rotation for rotation in sorted(before) if before[rotation] in found[-1]]:
+        found.append(after)
+    order = [rotation for level in found for rotation in level]
+    with torch.inference_mode(False):  # what is remembered must serve callers that differentiate, too
+        return Outward(
+            tensor(order),
+            tuple(tensor([inner.index(before[rotation]) for rotation in outer]) for inner, outer in pairwise(found)),
+            tensor([order.index(last[child]) for child, _ in skeleton.bones]),
         )
