@@ -7,7 +7,8 @@ import torch
 
 import funnybone as fb
 from funnybone.attacks import attacks
-from funnybone.attacks.scored import ScoreAttack, free
+from funnybone.attacks.problem import free
+from funnybone.attacks.scored import ScoreAttack
 from funnybone.testing import check_attack, linear_victim, random_clips
 from funnybone.threat import L2, BoneLength, Linf, Mask
 from parts_for_tests import noisy, problem_of

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from funnybone.attacks.base import register_attack
 from funnybone.attacks.losses import objective
-from funnybone.attacks.problem import Problem
-from funnybone.attacks.scored import ScoreAttack, free
+from funnybone.attacks.problem import Problem, free
+from funnybone.attacks.scored import ScoreAttack
 from funnybone.attacks.spaces import smooth
 from funnybone.errors import DataError
 from funnybone.threat.ball import ball_of

@@ -16,7 +16,8 @@ from funnybone.clips import Clips
 from funnybone.goals import Goal
 from funnybone.metrics.natural import NaturalMotion
 from funnybone.motion.angles import AngleMotion
-from funnybone.threat.base import Threat
+from funnybone.threat.base import Threat, parts_of
+from funnybone.threat.mask import Mask
 
 Precision = Literal["fp32", "bf16"]
 
@@ -220,3 +221,15 @@ class Trace:
 def achieved(goal: Goal, logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"]) -> Bool[Tensor, " N"]:
     """Judge by logits; a victim that answers with no number has broken down, which is not what the goal asks for."""
     return goal.achieved(logits, reference) & torch.isfinite(logits).all(1)
+
+
+def free(problem: Problem) -> Bool[Tensor, "N M T V 1"]:
+    """Return what may move: valid frames of present persons, and of these what masks of the threat model let move.
+
+    A question about anything else is wasted.
+    """
+    movable = problem.movable.expand(*problem.clean.shape[:-1], 1)
+    for part in parts_of(problem.threat):
+        if isinstance(part, Mask):
+            movable = movable & part.free(problem.clean)
+    return movable

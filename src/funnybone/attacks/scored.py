@@ -14,8 +14,6 @@ from funnybone.attacks.losses import Loss, objective
 from funnybone.attacks.problem import Problem, Progress, Trace, achieved
 from funnybone.errors import DataError
 from funnybone.goals import AnythingBut
-from funnybone.threat.base import parts_of
-from funnybone.threat.mask import Mask
 from funnybone.victims.access import Access
 
 
@@ -146,15 +144,3 @@ class RandomSearch(ScoreAttack):
         self, problem: Problem, xyz: Float[Tensor, "N M T V C"], loss: Float[Tensor, " N"], k: int
     ) -> Float[Tensor, "N M T V C"]:
         return self.proposed(problem, problem.state["kept"], k)
-
-
-def free(problem: Problem) -> Bool[Tensor, "N M T V 1"]:
-    """Return what may move: valid frames of present persons, and of these what masks of the threat model let move.
-
-    A question about anything else is wasted.
-    """
-    movable = problem.movable.expand(*problem.clean.shape[:-1], 1)
-    for part in parts_of(problem.threat):
-        if isinstance(part, Mask):
-            movable = movable & part.free(problem.clean)
-    return movable

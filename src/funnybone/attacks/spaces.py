@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from funnybone.attacks.problem import Problem
-from funnybone.attacks.scored import free
+from funnybone.attacks.problem import Problem, free
 from funnybone.attacks.starts import fitting
 from funnybone.chance import Chance
 from funnybone.errors import DataError

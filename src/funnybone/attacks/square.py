@@ -9,8 +9,8 @@ from torch import Tensor
 
 from funnybone.attacks.base import register_attack
 from funnybone.attacks.losses import Loss
-from funnybone.attacks.problem import Problem
-from funnybone.attacks.scored import RandomSearch, free
+from funnybone.attacks.problem import Problem, free
+from funnybone.attacks.scored import RandomSearch
 from funnybone.errors import DataError
 from funnybone.skeletons import Skeleton
 from funnybone.threat.ball import L2, Ball, Linf, ball_of
