@@ -12,12 +12,14 @@ from funnybone.attacks import attacks
 from funnybone.attacks.basar import published_tangent, tangent
 from funnybone.attacks.decision import DecisionAttack
 from funnybone.attacks.space_attack import BorderAttack, SpaceAttack
+from funnybone.attacks.spaces import Positions
+from funnybone.attacks.starts import starting
 from funnybone.clips import Clips
 from funnybone.metrics.natural import learn_natural_motion
 from funnybone.skeletons import Skeleton
 from funnybone.testing import linear_victim, random_clips
 from funnybone.threat import L2, Mask
-from parts_for_tests import easy
+from parts_for_tests import easy, problem_of
 
 FEW = {
     "basar": {"steps": 8},
@@ -62,10 +64,66 @@ def test_the_queries_are_those_that_the_victim_saw_and_the_curve_falls(name):
 
 
 @each
+def test_choosing_among_starts_is_queries_like_any_other(name):
+    clips = random_clips(6)
+    module = Counting(linear_victim(clips).module)
+    victim = fb.CallableVictim(
+        lambda xyz: module(xyz).argmax(1), skeleton=clips.skeleton, classes=clips.classes, access="labels"
+    )
+    attack = dataclasses.replace(fb.create_attack(name, **FEW[name]), queries=100)
+    outcome = dataclasses.replace(attack, starts=3)(victim, clips)
+    assert module.asked == int(outcome.queries.sum()) + 2 * len(clips)
+    assert outcome.success.all()
+    assert 3 * 11 < outcome.queries.min() <= outcome.queries.max() <= 100
+
+
+class Plane(torch.nn.Module):
+    """Class 1 on one side of a plane, by the positions of all joints."""
+
+    def __init__(self, normal):
+        super().__init__()
+        self.normal = normal
+
+    def forward(self, xyz):
+        side = (xyz * self.normal).flatten(1).sum(1)
+        return torch.stack([-side, side], 1)
+
+
+def test_more_starts_never_begin_farther_away():
+    clips = random_clips(16, frames=4)
+    generator = torch.Generator().manual_seed(0)
+    module = Plane(torch.randn(clips.xyz.shape[1:], generator=generator))
+    clips = dataclasses.replace(clips, labels=module(clips.xyz).argmax(1))
+    victim = fb.TorchVictim(module, skeleton=clips.skeleton, classes=clips.classes)
+
+    def ask(xyz, owner):
+        return victim.labels(xyz) != clips.labels[owner]
+
+    def distance(xyz, owner):
+        return (xyz - clips.xyz[owner]).flatten(1).norm(dim=1)
+
+    def meets(starts):
+        """How far from the clean clip the straight way from the start crosses the plane."""
+        problem = problem_of(victim, clips, starts=clips)  # with the same chance each time
+        start, found = starting(problem, Positions(problem), ask=ask, distance=distance, tries=20, starts=starts)
+        clean, begins = ((xyz * module.normal).flatten(1).sum(1) for xyz in (clips.xyz, start))
+        far = distance(start, torch.arange(len(clips)))
+        return (far * clean / (clean - begins))[found], far[found]
+
+    ways = [meets(starts) for starts in (1, 2, 4, 8)]
+    assert len(ways[0][0]) >= 12  # a clip far from the plane may find no motion beyond it
+    for (fewer, far), (more, _) in pairwise(ways):
+        assert (more <= fewer + 2**-10 * far.max()).all()  # which is how exactly ways are compared
+    assert ways[-1][0].mean() < 0.85 * ways[0][0].mean()
+
+
+@each
 @pytest.mark.parametrize("budget", [1, 7, 30])
-def test_a_budget_is_never_exceeded_by_one(name, budget):
+@pytest.mark.parametrize("starts", [1, 3])
+def test_a_budget_is_never_exceeded_by_one(name, budget, starts):
     clips = random_clips(4, persons=2, absent=True)
-    outcome = fb.create_attack(name, **FEW[name])(linear_victim(clips), clips, budget=budget, threat=L2(50.0))
+    attack = dataclasses.replace(fb.create_attack(name, **FEW[name]), starts=starts)
+    outcome = attack(linear_victim(clips), clips, budget=budget, threat=L2(50.0))
     assert outcome.queries.max() <= budget
     assert outcome.queries.min() >= min(budget - 1, 2)  # one may be kept back for the end
 
@@ -172,6 +230,8 @@ def test_what_the_test_does_not_hold_is_not_said_to_be_natural():
         ("basar", {"weight": math.inf}),
         *((name, {"queries": 0}) for name in NAMES),
         *((name, {"tries": 0}) for name in NAMES),
+        *((name, {"starts": 0}) for name in NAMES),
+        *((name, {"starts": 3, "tries": 2}) for name in NAMES),
         *((name, {"space": "dreams"}) for name in NAMES if issubclass(attacks[name], SpaceAttack)),
         *((name, {"frequencies": 0}) for name in NAMES if issubclass(attacks[name], BorderAttack)),
     ],

@@ -77,6 +77,8 @@ class BASAR(DecisionAttack):
         Steps between projections.
     weight : float
         Weight of accelerations in the projection.
+    queries, tries, starts
+        As in `DecisionAttack`.
 
     References
     ----------

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from funnybone.attacks.base import Attack
 from funnybone.attacks.problem import Problem, Progress, Trace
-from funnybone.attacks.starts import Form, starting
+from funnybone.attacks.spaces import Positions, Space
+from funnybone.attacks.starts import starting
 from funnybone.attacks.verdict import TOLERANCE
 from funnybone.chance import Chance
 from funnybone.clips import Clips
@@ -139,25 +140,31 @@ class DecisionAttack(Attack):
         Most queries for each clip; a budget of the call that is smaller holds.
     tries : int
         Motions to start from that the victim is asked about, at most.
+    starts : int
+        Motions that achieve the goal to choose from: where there are more than one, the way from each to the clean clip
+        is bisected, and the walk starts from the one from which it comes nearest.
     """
 
     access: ClassVar[Access] = "labels"
 
     queries: int = 5000
     tries: int = 20
+    starts: int = 1
 
     def __post_init__(self) -> None:
-        for what in ("queries", "tries"):
+        for what in ("queries", "tries", "starts"):
             if getattr(self, what) < 1:
                 raise DataError(f"attack {self.name}: {what} is {getattr(self, what)}", hint="give at least 1")
+        if self.starts > self.tries:
+            raise DataError(f"attack {self.name}: {self.starts} starts in {self.tries} tries", hint="give more tries")
 
     @abstractmethod
     def walk(self, problem: Problem, start: Float[Tensor, "N M T V C"], started: Bool[Tensor, " N"]) -> Walk:
         """Return the search."""
 
-    def form(self, problem: Problem) -> Form:
-        """Return what brings a motion to start from into what the attack searches; it stays as it is by default."""
-        return lambda xyz, owner: xyz
+    def searches(self, problem: Problem) -> Space:
+        """Return what is searched; positions of joints by default."""
+        return Positions(problem)
 
     def distance(
         self, problem: Problem, xyz: Float[Tensor, "B M T V C"], owner: Int[Tensor, " B"]
@@ -173,7 +180,14 @@ class DecisionAttack(Attack):
         problem = dataclasses.replace(problem, threat=without(problem.threat, balls))
         # The last question about a clip is kept for what was brought into a ball.
         book = Book(self, problem, kept_back=1 if balls else 0)
-        start, started = starting(problem, lambda *asked: book.ask(*asked)[0], self.tries, self.form(problem))
+        start, started = starting(
+            problem,
+            self.searches(problem),
+            ask=lambda xyz, owner: book.ask(xyz, owner)[0],
+            distance=lambda xyz, owner: self.distance(problem, xyz, owner),
+            tries=self.tries,
+            starts=self.starts,
+        )
         walk = self.walk(problem, start, started)
         total = len(problem)
         while not bool(walk.done.all()):

@@ -56,7 +56,7 @@ class HopSkipJump(BorderAttack):
         What is searched: coordinates of joints, or joint angles on bones that keep their length.
     frequencies : int, optional
         Search such changes over time as the first so many cosines make; any by default.
-    queries, tries
+    queries, tries, starts
         As in `DecisionAttack`.
 
     References

@@ -93,6 +93,12 @@ class Problem:
         return self.clips.xyz
 
     @property
+    def motions(self) -> Clips:
+        """The motions to start from."""
+        assert self.starts is not None  # `Attack.__call__` gives some
+        return self.starts
+
+    @property
     def movable(self) -> Bool[Tensor, "N M T W 1"]:
         """True on valid frames of present persons; W is one, or says it of each part of an iterate."""
         return self.clips.valid[..., None, None]

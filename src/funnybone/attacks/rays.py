@@ -52,7 +52,7 @@ class RayS(SpaceAttack):
         blocks.
     space : {"positions", "angles"}
         What is searched: coordinates of joints, or joint angles on bones that keep their length.
-    queries, tries
+    queries, tries, starts
         As in `DecisionAttack`.
 
     References

@@ -13,7 +13,6 @@ from torch import Tensor
 from funnybone.attacks.decision import DecisionAttack, Questions, Walk, WalkTrace
 from funnybone.attacks.problem import Problem, Progress
 from funnybone.attacks.spaces import Space, SpaceName, over, smooth, space_of
-from funnybone.attacks.starts import Form
 from funnybone.errors import DataError
 
 SEARCH = 0  # the first stage of every walk along a border
@@ -50,9 +49,8 @@ class SpaceAttack(DecisionAttack):
         parts = {part.name: getattr(problem, part.name) for part in dataclasses.fields(Problem)}
         return super().run(Searched(**parts, space=space_of(problem, self.space)), progress)
 
-    def form(self, problem: Problem) -> Form:
-        space = searched(problem)
-        return lambda xyz, owner: space.positions(space.points(xyz, owner), owner)
+    def searches(self, problem: Problem) -> Space:
+        return searched(problem)
 
 
 @dataclass(frozen=True, kw_only=True)

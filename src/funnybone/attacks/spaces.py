@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from funnybone.attacks.problem import Problem, free
-from funnybone.attacks.starts import fitting
 from funnybone.chance import Chance
 from funnybone.errors import DataError
 from funnybone.motion.limits import learn_limits
@@ -106,8 +105,7 @@ def manifold_of(problem: Problem) -> Manifold:
     if problem.natural is not None:
         limits = problem.natural.limits
     else:
-        starts = fitting(problem)
-        limits = learn_limits(starts[:: -(-len(starts) // LEARNED_FROM)])
+        limits = learn_limits(problem.motions[:: -(-len(problem.motions) // LEARNED_FROM)])
     return Manifold.around(limits.angles(problem.clips, breathing=True), limits.lower, limits.upper)
 
 

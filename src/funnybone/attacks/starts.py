@@ -7,65 +7,91 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from funnybone.attacks.problem import Problem
+from funnybone.attacks.spaces import Space, over
 from funnybone.clips import Clips
 from funnybone.errors import DataError
 from funnybone.motion.placing import laid_over
 from funnybone.motion.unwrapping import held
 
+HALVINGS = 10  # of a way, to compare it with others
 NOISES = 14  # how often noise is tried where no motion will do: one way and the other, and then twice as large
 FIRST_NOISE = 0.1  # metres
 
-Form = Callable[[Float[Tensor, "B M T V C"], Int[Tensor, " B"]], Float[Tensor, "B M T V C"]]
 Ask = Callable[[Float[Tensor, "B M T V C"], Int[Tensor, " B"]], Bool[Tensor, " B"]]
+Distance = Callable[[Float[Tensor, "B M T V C"], Int[Tensor, " B"]], Float[Tensor, " B"]]
 
 
 def starting(
-    problem: Problem, ask: Ask, tries: int, form: Form
+    problem: Problem, space: Space, *, ask: Ask, distance: Distance, tries: int, starts: int = 1
 ) -> tuple[Float[Tensor, "N M T V C"], Bool[Tensor, " N"]]:
     """Return a clip that achieves the goal for each clean one, and for which of them one was found.
 
     Motions of ``problem.starts`` in a random order: those of the wanted class, or of any but the true one. Where none
-    does, and the goal only leads away from a class, noise that grows, one way and the other.
+    does, and the goal only leads away from a class, noise that grows, one way and the other. Where several do, the one
+    from which a straight way to the clean clip comes nearest before it leaves what achieves the goal.
 
     Parameters
     ----------
     problem : Problem
         The clips.
+    space : Space
+        What is searched: a motion is asked about as what it is there, and ways are straight there.
     ask : callable
         Tells for which positions, of which clips, the goal holds.
+    distance : callable
+        How far positions are from the clean clips.
     tries : int
         Motions that are asked about for each clip, at most.
-    form : callable
-        What is asked about in place of a motion, of a clip: what it is in the space that is searched.
+    starts : int
+        Motions that achieve the goal to choose from, at most.
     """
-    clean, device = problem.clean, problem.clean.device
-    found = torch.zeros(len(problem), dtype=torch.bool, device=device)
-    start = clean.clone()
-    starts = fitting(problem)
-    order, some = _order(problem, starts)
+    clean, number = problem.clean, torch.zeros(len(problem), dtype=torch.long, device=problem.clean.device)
+    found = clean[:, None].repeat(1, starts, 1, 1, 1, 1)
+
+    def keep(moved: Tensor, rows: Tensor) -> None:
+        """Ask about motions in the space, and keep those that achieve the goal."""
+        there = problem.constrain_some(space.positions(space.points(moved, rows), rows), rows)
+        fooled = ask(there, rows)
+        rows = rows[fooled]
+        found[rows, number[rows]] = there[fooled]
+        number[rows] += 1
+
+    order, some = _order(problem, problem.motions)
     for place in range(min(tries, order.shape[1])):
-        rows = (~found & some[:, place]).nonzero().flatten()
+        rows = ((number < starts) & some[:, place]).nonzero().flatten()
         if not len(rows):
             break
-        there = problem.constrain_some(form(laid(starts, order[rows, place], problem.clips, rows), rows), rows)
-        fooled = ask(there, rows)
-        start[rows[fooled]], found[rows[fooled]] = there[fooled], True
+        keep(laid(problem.motions, order[rows, place], problem.clips, rows), rows)
     noise = problem.chance.normal(*clean.shape[1:])
     for turn in range(NOISES if problem.goal.away else 0):
-        rows = (~found).nonzero().flatten()
+        rows = (number == 0).nonzero().flatten()
         if not len(rows):
             break
-        moved = clean[rows] + (-1) ** turn * FIRST_NOISE * 2 ** (turn // 2) * noise[rows]
-        there = problem.constrain_some(form(moved, rows), rows)
-        fooled = ask(there, rows)
-        start[rows[fooled]], found[rows[fooled]] = there[fooled], True
-    return start, found
+        keep(clean[rows] + (-1) ** turn * FIRST_NOISE * 2 ** (turn // 2) * noise[rows], rows)
+    chosen = _nearest(problem, space, found, number, ask, distance)
+    return found[torch.arange(len(problem), device=clean.device), chosen], number > 0
 
 
-def fitting(problem: Problem) -> Clips:
-    """Return the motions to start from."""
-    assert problem.starts is not None  # `Attack.__call__` gives some
-    return problem.starts
+def _nearest(
+    problem: Problem, space: Space, found: Tensor, number: Tensor, ask: Ask, distance: Distance
+) -> Int[Tensor, " N"]:
+    """Of the first so many motions (N, S, M, T, V, C) of each clip, the one whose way comes nearest, by bisection."""
+    several = (torch.arange(found.shape[1], device=number.device) < number[:, None]) & (number > 1)[:, None]
+    rows, place = several.nonzero().unbind(1)
+    away = torch.full_like(several, torch.inf, dtype=found.dtype)
+    if len(rows):
+        start, clean = found[rows, place], space.clean[rows]
+        points, near = space.points(start, rows), distance(start, rows)
+        good, bad = torch.zeros_like(near), torch.ones_like(near)
+        for _ in range(HALVINGS):
+            middle = (good + bad) / 2
+            there = space.positions(torch.lerp(points, clean, over(middle)), rows)
+            there = problem.constrain_some(there, rows)
+            fooled = ask(there, rows)
+            good, bad = torch.where(fooled, middle, good), torch.where(fooled, bad, middle)
+            near = torch.where(fooled, distance(there, rows), near)
+        away[rows, place] = near
+    return away.argmin(1)
 
 
 def check_starts(starts: Clips, clips: Clips) -> None:
