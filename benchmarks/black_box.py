@@ -1,35 +1,35 @@
 """Black-box attacks on trained victims: how near they come to the clean motion, how natural, after how many queries.
 
-Each cell (data, victim, attack) is written as it ends and never measured again, so the script can be stopped and
-started again. What natural motion is, is learned from the training subjects; attacks start from test clips of other
-classes, as the published code does. Weights files are those of `train_victims.py`.
+Each cell (data, victim, attack) is written as it ends and never measured again; while it is under way its clips are, a
+few minutes' worth at a time. So the script can be stopped and started again. What natural motion is, is learned from
+the training subjects; attacks start from test clips of other classes, as the published code does. Weights files are
+those of `train_victims.py`.
 
     python benchmarks/black_box.py --weights FOLDER --data FOLDER [--only CELL ...] [--limit 32] [--json FILE]
     python benchmarks/black_box.py --docs
 """
 
-import argparse
 import json
 import time
-from pathlib import Path
+from functools import lru_cache
 
 import torch
 
 import funnybone as fb
+from cells import SPLITS, Results, arguments_of, clips_of, table, victim_of, write_page
 from funnybone.attacks.as_text import attack_from
+from funnybone.attacks.decision import MARKS
 from funnybone.auditing.plan import choose
 from funnybone.auditing.schema import DEVIATIONS
 from funnybone.metrics.intervals import wilson
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "basar.json"
-PAGE = HERE.parent / "docs" / "attacks.md"
-MARKS = ("<!-- black boxes: made by benchmarks/black_box.py -->\n", "<!-- end of black boxes -->\n")
+ON_PAGE = ("<!-- black boxes: made by benchmarks/black_box.py -->\n", "<!-- end of black boxes -->\n")
 
-SPLITS = {"hdm05_11": "subject:mm,tr", "utd_mhad": "subject:2,4,6,8"}
 IN_FULL = ("sgn", "stgcn", "ctrgcn")
 OTHERS = ("hrnn", "agcn", "asgcn", "dgnn", "msg3d", "stgcnpp", "skateformer", "frhead")
 OF_OTHERS = 16  # clips
+AT_ONCE = 120  # seconds: as many clips are attacked together as take about so long
+CURVES = ("position_m", "natural_position_m")
 # By labels alone; the second without its projection, at as many steps.
 ATTACKS = {
     "basar": "basar",
@@ -53,32 +53,67 @@ def cells():
         yield from (("utd_mhad", model, attack) for model in OTHERS)
 
 
-def measure(victim, clips, starts, natural, text):
-    """One cell."""
-    began = time.perf_counter()
-    generator = torch.Generator().manual_seed(0)
-    outcome = attack_from(text)(victim, clips, starts=starts, natural=natural, generator=generator)
-    attacked, succeeded = int(outcome.attacked.sum()), int(outcome.success.sum())
-    clean = natural.holds(clips)[outcome.attacked]
-    curve, fallen = outcome.provenance["curve"], outcome.success.nonzero().flatten().tolist()
+def measure(victim, clips, starts, natural, text, begun, keep):
+    """One cell, a few clips at a time; what a clip is given does not depend on those beside it.
+
+    ``begun`` has the clips that are done, and ``keep`` is called when there are more.
+    """
+    attack = attack_from(text)
+    settings = json.loads(json.dumps(attack.settings()))  # as they are read back
+    known = [record["id"] for record in begun.get("clips", ())]
+    if begun.get("settings") != settings or known != list(clips.ids[: len(known)]):
+        begun.update(settings=settings, seconds=0.0, clips=[])
+    size = 1
+    while (done := len(begun["clips"])) < len(clips):
+        began, some = time.perf_counter(), clips[done : done + size]
+        outcome = attack(victim, some, starts=starts, natural=natural, generator=torch.Generator().manual_seed(0))
+        begun["clips"] += records(outcome, some, natural)
+        took = time.perf_counter() - began
+        begun["seconds"] += took
+        keep()
+        size = max(1, min(2 * size, int(size * AT_ONCE / took)))
+    return whole(begun)
+
+
+def records(outcome, clips, natural):
+    """What is kept of each clip."""
+    curve, clean = outcome.provenance["curve"], natural.holds(clips)
+    columns = {"id": clips.ids, "clean_on_manifold": clean.tolist()}
+    columns |= {key: getattr(outcome, key).tolist() for key in ("attacked", "success", "queries")}
+    columns |= {key: outcome.distances[key].tolist() for key in (*DEVIATIONS, "on_manifold")}
+    columns["curve"] = [{key: curve[key][row] for key in CURVES} for row in range(len(clips))]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def whole(begun):
+    """The record of a cell whose clips are done."""
+    clips = begun["clips"]
+    attacked, fallen = ([clip for clip in clips if clip[key]] for key in ("attacked", "success"))
+
+    def over(key, summary):
+        values = torch.tensor([clip[key] for clip in fallen], dtype=torch.float64)
+        values = values[~values.isnan()]
+        return float(summary(values)) if len(values) else None
+
     return {
-        "settings": outcome.provenance["settings"],
+        "settings": begun["settings"],
         "seed": 0,
         "n": len(clips),
-        "attacked": attacked,
-        "succeeded": succeeded,
-        "ci95": wilson(succeeded, attacked),
-        "queries_median": outcome.median(outcome.queries),
-        **{name: outcome.mean(outcome.distances[name]) for name in DEVIATIONS},
-        "position_median_m": outcome.median(outcome.distances["position_m"]),
-        "on_manifold": int(outcome.distances["on_manifold"][outcome.success].sum()),
-        "clean_on_manifold": int(clean.sum()),
-        "curve": {
-            "queries": curve["queries"],
-            **{key: medians([curve[key][row] for row in fallen]) for key in ("position_m", "natural_position_m")},
-        },
-        "seconds": time.perf_counter() - began,
+        "attacked": len(attacked),
+        "succeeded": len(fallen),
+        "ci95": wilson(len(fallen), len(attacked)),
+        "queries_median": over("queries", median),
+        **{name: over(name, torch.mean) for name in DEVIATIONS},
+        "position_median_m": over("position_m", median),
+        "on_manifold": sum(int(clip["on_manifold"]) for clip in fallen),
+        "clean_on_manifold": sum(clip["clean_on_manifold"] for clip in attacked),
+        "curve": {"queries": list(MARKS), **{key: medians([clip["curve"][key] for clip in fallen]) for key in CURVES}},
+        "seconds": begun["seconds"],
     }
+
+
+def median(values):
+    return values.quantile(0.5)
 
 
 def medians(rows):
@@ -93,7 +128,7 @@ def name_of(cell):
 
 
 def row(cell, found):
-    """A line of the table."""
+    """A row of the table."""
     succeeded = found["succeeded"]
     at = dict(zip(found["curve"]["queries"], found["curve"]["position_m"], strict=True)) if succeeded else {}
 
@@ -111,58 +146,47 @@ def row(cell, found):
         ),
         f"{found['on_manifold']} of {succeeded} (clean {found['clean_on_manifold']} of {found['attacked']})",
     ]
-    return f"| {' | '.join([cell[1], cell[2], *figures])} |"
+    return [cell[1], cell[2], *figures]
 
 
-def write_page(result):
-    """Put the tables of the results between the marks of docs/attacks.md."""
+def page(result):
+    """The tables of the results."""
     headers = ["victim", "attack", "fell", "queries", "mm after 500", "after 1,000", "after 2,000", "in the end"]
     headers += ["acc. m/s²", "angles rad/s²", "bones %", "on manifold"]
     parts = []
     for data in SPLITS:
         own = [cell for cell in cells() if cell[0] == data and name_of(cell) in result["cells"]]
         if own:
-            lines = [row(cell, result["cells"][name_of(cell)]) for cell in own]
-            table = "\n".join([f"| {' | '.join(headers)} |", f"|{' --- |' * len(headers)}", *lines])
-            parts += [f"**{data}** ({SPLITS[data]}); displacements are medians over the clips that fell:", table]
-    page = PAGE.read_text()
-    before, rest = page.split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
-    PAGE.write_text(before + MARKS[0] + "\n" + "\n\n".join(parts) + "\n\n" + MARKS[1] + after)
+            parts.append(f"**{data}** ({SPLITS[data]}); displacements are medians over the clips that fell:")
+            parts.append(table(headers, [row(cell, result["cells"][name_of(cell)]) for cell in own]))
+    return parts
+
+
+@lru_cache(maxsize=8)
+def natural_of(folder, data, frames):
+    """What natural motion is, by the training subjects."""
+    return fb.metrics.learn_natural_motion(clips_of(folder, data, frames, part="training"))
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--weights", type=Path)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--only", nargs="+", default=[""], help="beginnings of cells' names, as hdm05_11-sgn-basar")
-    parser.add_argument("--limit", type=int, default=32)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path, default=RESULTS)
-    parser.add_argument("--docs", action="store_true", help="write the tables of docs/attacks.md from the results")
+    parser = arguments_of(__doc__, results="basar.json", example="hdm05_11-sgn-basar", limit=32)
     arguments = parser.parse_args()
-    result = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
+    results = Results(arguments.json)
     if arguments.docs:
-        write_page(result)
+        write_page(ON_PAGE, page(results.all))
         return
-    measured, sets = result.setdefault("cells", {}), {}
-    for cell in cells():
+    begun = results.all.setdefault("begun", {})
+    for cell, name in results.left(cells(), name_of, arguments.only):
         data, model, attack = cell
-        weights = arguments.weights / f"{model}.{data}.0.safetensors"
-        name = name_of(cell)
-        if name in measured or not name.startswith(tuple(arguments.only)) or not weights.exists():
+        victim = victim_of(arguments.weights, model, data, arguments.device)
+        if victim is None:
             continue
-        victim = fb.create_victim(str(weights), device=arguments.device)
-        if (data, victim.frames) not in sets:
-            found = str(next(arguments.data.glob(f"**/{data}.npz")))
-            test, train = (fb.load_data(found, split=part + SPLITS[data], frames=victim.frames) for part in ("", "!"))
-            sets[data, victim.frames] = test, fb.metrics.learn_natural_motion(train)
-        test, natural = sets[data, victim.frames]
+        test, natural = (find(arguments.data, data, victim.frames) for find in (clips_of, natural_of))
         limit = min(arguments.limit or len(test), OF_OTHERS if model in OTHERS and arguments.limit else len(test))
-        measured[name] = measure(victim, choose(test, limit, seed=0), test, natural, ATTACKS[attack])
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
-        print(name, json.dumps(measured[name]), flush=True)
+        clips, so_far = choose(test, limit, seed=0), begun.setdefault(name, {})
+        record = measure(victim, clips, test, natural, ATTACKS[attack], so_far, results.write)
+        del begun[name]
+        results.add(name, record)
 
 
 if __name__ == "__main__":

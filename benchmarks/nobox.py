@@ -9,14 +9,12 @@ by the whole budget, one way or the other. Weights files are those of `train_vic
     python benchmarks/nobox.py --docs
 """
 
-import argparse
-import json
 import time
-from pathlib import Path
 
 import torch
 
 import funnybone as fb
+from cells import SPLITS, Results, arguments_of, clips_of, table, victim_of, write_page
 from funnybone.attacks.as_text import attack_from
 from funnybone.attacks.verdict import judge
 from funnybone.auditing.plan import choose
@@ -25,12 +23,8 @@ from funnybone.chance import Chance
 from funnybone.metrics import deviations
 from funnybone.metrics.intervals import wilson
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "nobox.json"
-PAGE = HERE.parent / "docs" / "attacks.md"
 MARKS = ("<!-- no box: made by benchmarks/nobox.py -->\n", "<!-- end of no box -->\n")
 
-SPLITS = {"hdm05_11": "subject:mm,tr", "utd_mhad": "subject:2,4,6,8"}
 MODELS = ("stgcn", "agcn", "ctrgcn", "sgn", "msg3d", "hrnn", "asgcn", "dgnn", "stgcnpp", "skateformer", "frhead")
 SURROGATE = "agcn"
 BUDGETS = (0.005, 0.01, 0.02)  # metres, L-infinity
@@ -107,7 +101,7 @@ def share(found):
     return f"{100 * found['fooled'] / found['n']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def table(measured, data, over, makers):
+def fooled_table(measured, data, over, makers):
     """A table of one denominator: victims down, makers and budgets across."""
     own = [cell for cell in cells() if cell[0] == data and cell[1] in makers and name_of(cell) in measured]
     names = [name for name in MODELS if any(name in measured[name_of(cell)]["victims"] for cell in own)]
@@ -116,24 +110,22 @@ def table(measured, data, over, makers):
         found = [measured[name_of(cell)]["victims"].get(name, {over: {"n": 0}})[over] for cell in own]
         star = "\\*" if name == SURROGATE and "smart" in makers else ""
         lines.append([name + star, str(max(one["n"] for one in found)), *map(share, found)])
-    headers = ["victim", "n", *(f"{maker} {1000 * budget:g} mm" for _, maker, budget in own)]
-    rows = [headers, ["---"] * len(headers), *lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return table(["victim", "n", *(f"{maker} {1000 * budget:g} mm" for _, maker, budget in own)], lines)
 
 
 def deviation_table(measured, data):
     """What was done to the motion, whoever is fooled by it."""
-    rows = [["made by", "budget mm", "position mm", "acc. m/s²", "bones %", "seconds"], ["---"] * 6]
+    rows = []
     for cell in cells():
         if cell[0] == data and (found := measured.get(name_of(cell))):
             figures = [1000 * cell[2], 1000 * found["position_m"], found["acceleration"]]
             figures += [100 * found["bone_length_change"], found["seconds"]]
             rows.append([cell[1], *(f"{figure:.3g}" for figure in figures)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return table(["made by", "budget mm", "position mm", "acc. m/s²", "bones %", "seconds"], rows)
 
 
-def write_page(result):
-    """Put the tables of the results between the marks of docs/attacks.md."""
+def page(result):
+    """The tables of the results."""
     measured, parts = result["cells"], []
     for data in SPLITS:
         n = max((found["n"] for name, found in measured.items() if name.startswith(data)), default=0)
@@ -141,58 +133,37 @@ def write_page(result):
             continue
         parts += [
             f"**{data}** ({SPLITS[data]}; {n} clips, seed 0), % fooled of the n clips that the victim gets right:",
-            table(measured, data, "right", ("noise", "nobox")),
+            fooled_table(measured, data, "right", ("noise", "nobox")),
             f"% fooled of the n clips that the victim and the surrogate of SMART, {SURROGATE}, both get right (\\* the "
             "surrogate itself, white-box):",
-            table(measured, data, "both", ("nobox", "smart")),
+            fooled_table(measured, data, "both", ("nobox", "smart")),
             "Means over the clips that were moved:",
             deviation_table(measured, data),
         ]
-    before, rest = PAGE.read_text().split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
-    PAGE.write_text(before + MARKS[0] + "\n" + "\n\n".join([*parts, MARKS[1]]) + after)
+    return parts
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--weights", type=Path)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--only", nargs="+", default=[""], help="beginnings of cells' names, as hdm05_11-nobox")
+    parser = arguments_of(__doc__, results="nobox.json", example="hdm05_11-nobox", limit=96)
     parser.add_argument("--models", nargs="+", default=MODELS, help="victims; the surrogate is always there")
-    parser.add_argument("--limit", type=int, default=96, help="clips of each data set; 0 for all")
     parser.add_argument("--set", nargs="+", default=[], help="settings of nobox, as epochs=30")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path, default=RESULTS)
-    parser.add_argument("--docs", action="store_true", help="write the tables of docs/attacks.md from the results")
     arguments = parser.parse_args()
-    result = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
+    results = Results(arguments.json)
     if arguments.docs:
-        write_page(result)
+        write_page(MARKS, page(results.all))
         return
-    measured, sets = result.setdefault("cells", {}), {}
-    for cell in cells():
-        data, name = cell[0], name_of(cell)
-        if not name.startswith(tuple(arguments.only)):
+    wanted = [model for model in MODELS if model in {*arguments.models, SURROGATE}]
+    for cell, name in results.left(cells(), name_of, arguments.only, again=True):
+        data = cell[0]
+        found = {model: victim_of(arguments.weights, model, data, arguments.device) for model in wanted}
+        victims = {model: victim for model, victim in found.items() if victim is not None}
+        known = results.cells.get(name, {"victims": {}})["victims"]
+        if SURROGATE not in victims or victims.keys() <= known.keys():
             continue
-        if data not in sets:
-            files = {model: arguments.weights / f"{model}.{data}.0.safetensors" for model in MODELS}
-            wanted = {*arguments.models, SURROGATE}
-            victims = {
-                model: fb.create_victim(str(path), device=arguments.device)
-                for model, path in files.items()
-                if path.exists() and model in wanted
-            }
-            found = str(next(arguments.data.glob(f"**/{data}.npz")))
-            sets[data] = victims, fb.load_data(found, split=SPLITS[data], frames=FRAMES)
-        victims, test = sets[data]
-        if SURROGATE not in victims or victims.keys() <= measured.get(name, {"victims": {}})["victims"].keys():
-            continue
+        test = clips_of(arguments.data, data, FRAMES)
         clips = choose(test, arguments.limit or None, seed=0)
-        measured[name] = measure(cell, clips, test, victims, arguments.set, arguments.batch_size)
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
-        print(name, json.dumps(measured[name]), flush=True)
+        results.add(name, measure(cell, clips, test, victims, arguments.set, arguments.batch_size))
 
 
 if __name__ == "__main__":

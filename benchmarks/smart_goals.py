@@ -9,15 +9,13 @@ of one class, laid over each other.
     python benchmarks/smart_goals.py --docs
 """
 
-import argparse
 import dataclasses
-import json
 import time
-from pathlib import Path
 
 import torch
 
 import funnybone as fb
+from cells import SPLITS, Results, arguments_of, clips_of, table, victim_of, write_page
 from funnybone import goals
 from funnybone.auditing.plan import choose
 from funnybone.auditing.schema import DEVIATIONS
@@ -25,12 +23,8 @@ from funnybone.metrics import deviations
 from funnybone.metrics.intervals import wilson
 from funnybone.motion.placing import laid_over
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "smart.json"
-PAGE = HERE.parent / "docs" / "attacks.md"
 MARKS = ("<!-- figures: made by benchmarks/smart_goals.py -->\n", "<!-- end of figures -->\n")
 
-SPLITS = {"hdm05_11": "subject:mm,tr", "utd_mhad": "subject:2,4,6,8"}
 IN_FULL = ("stgcn", "agcn", "ctrgcn", "sgn", "msg3d")
 OTHERS = ("hrnn", "asgcn", "dgnn", "stgcnpp", "skateformer", "frhead")
 BALLS = (0.19, 0.39, 0.77, 1.9)  # m: 5, 10, 20 and 50 mm a joint, in root mean square, for 25 joints in 60 frames
@@ -121,22 +115,18 @@ def name_of(cell):
 
 
 def row(cell, found):
-    """A line of a table: success, and what it did to the clips that fell."""
+    """A row of a table: success, and what it did to the clips that fell."""
     low, high = found["ci95"]
     scales = {"position_m": 1000, "max_position_m": 1000, "bone_length_change": 100}
     shown = ("position_m", "max_position_m", "acceleration", "jerk", "bone_length_change")
     figures = ["-" if found[key] is None else f"{scales.get(key, 1) * found[key]:.3g}" for key in shown]
     rate = f"{100 * found['success']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
     steps = "-" if found["steps_median"] is None else f"{found['steps_median']:g}"
-    return f"| {' | '.join([*cell, rate, str(found['attacked']), steps, *figures])} |"
+    return [*cell, rate, str(found["attacked"]), steps, *figures]
 
 
-def table(headers, rows):
-    return "\n".join([f"| {' | '.join(headers)} |", f"|{' --- |' * len(headers)}", *rows])
-
-
-def write_page(result):
-    """Put the tables of the results between the marks of docs/attacks.md."""
+def page(result):
+    """The tables of the results."""
     measured, parts = result["cells"], []
     figures = ["success %", "of", "steps", "pos. mm", "max mm", "acc. m/s²", "jerk m/s³", "bones %"]
     for data in SPLITS:
@@ -159,50 +149,31 @@ def write_page(result):
     sets = [name for name in PUBLISHED if name != "columns"]
     head = ["victim", *(f"{data} {goal}" for data in sets for goal in PUBLISHED["columns"])]
     rows = [
-        "| " + " | ".join([victim, *(f"{value:g}" for data in sets for value in PUBLISHED[data][victim])]) + " |"
-        for victim in PUBLISHED[sets[0]]
+        [victim, *(f"{value:g}" for data in sets for value in PUBLISHED[data][victim])] for victim in PUBLISHED[sets[0]]
     ]
     parts += ["**Published** (Wang et al., CVPR 2021, from the authors' talk), success in percent:", table(head, rows)]
-    page = PAGE.read_text()
-    before, rest = page.split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
-    PAGE.write_text(before + MARKS[0] + "\n" + "\n\n".join(parts) + "\n\n" + MARKS[1] + after)
+    return parts
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--weights", type=Path)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--only", nargs="+", default=[""], help="beginnings of cells' names, as hdm05_11-stgcn-smart")
-    parser.add_argument("--limit", type=int, default=48)
-    parser.add_argument("--device", default="cpu")
+    parser = arguments_of(__doc__, results="smart.json", example="hdm05_11-stgcn-smart", limit=48)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--json", type=Path, default=RESULTS)
-    parser.add_argument("--docs", action="store_true", help="write the tables of docs/attacks.md from the results")
     arguments = parser.parse_args()
-    result = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
+    results = Results(arguments.json)
     if arguments.docs:
-        write_page(result)
+        write_page(MARKS, page(results.all))
         return
-    result.setdefault("published", PUBLISHED)
-    measured, sets = result.setdefault("cells", {}), {}
-    for cell in cells():
+    results.all.setdefault("published", PUBLISHED)
+    for cell, name in results.left(cells(), name_of, arguments.only):
         data, model, attack, goal, ball = cell
-        weights = arguments.weights / f"{model}.{data}.0.safetensors"
-        name = name_of(cell)
-        if name in measured or not name.startswith(tuple(arguments.only)) or not weights.exists():
+        victim = victim_of(arguments.weights, model, data, arguments.device)
+        if victim is None:
             continue
-        victim = fb.create_victim(str(weights), device=arguments.device)
-        if (data, victim.frames) not in sets:
-            found = next(arguments.data.glob(f"**/{data}.npz"))
-            clips = fb.load_data(str(found), split=SPLITS[data], frames=victim.frames)
-            sets[data, victim.frames] = choose(clips, arguments.limit or None, seed=0)
-        clips = sets[data, victim.frames]
-        result.setdefault("performances", {}).setdefault(data, performances(clips))
-        measured[name] = measure(victim, clips, attack, goal, ball, arguments.precision)
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
-        print(name, json.dumps(measured[name]), flush=True)
+        clips = choose(clips_of(arguments.data, data, victim.frames), arguments.limit or None, seed=0)
+        clean = results.all.setdefault("performances", {})
+        if data not in clean:
+            clean[data] = performances(clips)
+        results.add(name, measure(victim, clips, attack, goal, ball, arguments.precision))
 
 
 if __name__ == "__main__":

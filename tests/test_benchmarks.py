@@ -1,5 +1,6 @@
 """Scripts of benchmarks run, and say what they promise; how fast anything is, is not looked at."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 import funnybone as fb
 from funnybone.auditing import create_suite
+from funnybone.testing import linear_victim, random_clips
 
 LONG_ONES = ("accuracy_by", "black_box", "choose_basar", "choose_recipe", "front_ends", "projection", "quick_suite")
 LONG_ONES += ("nobox", "smart_goals", "train_victims")
@@ -34,6 +36,34 @@ def test_forward_kinematics_is_compared(tmp_path):
     out = tmp_path / "forward.json"
     run("forward_kinematics", "--clips", 2, "--repetitions", 1, "--json", out)
     assert json.loads(out.read_text())["metres_apart"] < 2e-5
+
+
+def test_a_cell_of_black_boxes_survives_a_kill(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    black_box, cells = importlib.import_module("black_box"), importlib.import_module("cells")
+    monkeypatch.setattr(black_box, "AT_ONCE", 1e9)  # one clip, two clips, and what is left
+    clips = random_clips(5)
+    natural, victim = fb.metrics.learn_natural_motion(clips), linear_victim(clips)
+
+    def measured(results, keep):
+        begun = results.all.setdefault("begun", {}).setdefault("cell", {})
+        return black_box.measure(victim, clips, clips, natural, "hopskipjump steps=2 probes=20", begun, keep)
+
+    def killed():
+        killed_one.write()
+        raise KeyboardInterrupt
+
+    killed_one = cells.Results(tmp_path / "killed.json")
+    with pytest.raises(KeyboardInterrupt):
+        measured(killed_one, killed)
+    again, straight = cells.Results(tmp_path / "killed.json"), cells.Results(tmp_path / "straight.json")
+    parts = []
+    found = measured(again, lambda: parts.append(len(again.all["begun"]["cell"]["clips"])))
+    assert parts == [2, 4, 5]  # the first was not attacked again
+    expected = measured(straight, straight.write)
+    assert json.loads(json.dumps(found | {"seconds": 0})) == json.loads(json.dumps(expected | {"seconds": 0}))
+    assert found["succeeded"] == 5
+    assert found["curve"]["position_m"][-1] == pytest.approx(found["position_median_m"], abs=1e-5)
 
 
 @pytest.mark.slow
