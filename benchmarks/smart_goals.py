@@ -12,6 +12,7 @@ of one class, laid over each other.
 import dataclasses
 import time
 
+import numpy as np
 import torch
 
 import funnybone as fb
@@ -125,6 +126,26 @@ def row(cell, found):
     return [*cell, rate, str(found["attacked"]), steps, *figures]
 
 
+def beside_pgd(measured, data, model):
+    """SMART in each ball beside PGD at the same mean displacement, read off the line through PGD's own balls.
+
+    Success of both, and SMART's share of what PGD does to accelerations and bones. Nothing is said of displacements
+    that PGD was not measured at.
+    """
+    found = [
+        {attack: measured.get(name_of((data, model, attack, "ab", ball))) for attack in ("pgd", "smart")}
+        for ball in BALLS
+    ]
+    columns = ("position_m", "success", "acceleration", "bone_length_change")
+    points = [[pair["pgd"][key] for key in columns] for pair in found if pair["pgd"] and pair["pgd"]["succeeded"]]
+    place, *lines = zip((0.0,) * len(columns), *sorted(points), strict=True)
+    for ball, smart in zip(BALLS, (pair["smart"] for pair in found), strict=True):
+        if smart and smart["succeeded"] and smart["position_m"] <= place[-1]:
+            success, *done = (float(np.interp(smart["position_m"], place, line)) for line in lines)
+            shares = (smart[key] / value for key, value in zip(columns[2:], done, strict=True))
+            yield ball, smart["position_m"], smart["success"], success, shares
+
+
 def page(result):
     """The tables of the results."""
     measured, parts = result["cells"], []
@@ -137,6 +158,13 @@ def page(result):
         if free:
             parts.append(f"**{data}**, SMART, nothing bounds it, {STEPS} steps at most:")
             parts.append(table(["victim", "goal", *figures], free))
+        goals_met = {
+            goal: [measured[name_of(cell)]["success"] for cell in own if cell[3:] == (goal, None)]
+            for goal in ("ab", "ab3", "ab5", "sa")
+        }
+        means = [f"{goal} {100 * sum(met) / len(met):.1f} % ({len(met)})" for goal, met in goals_met.items() if met]
+        if means:
+            parts.append(f"Mean over victims (how many): {', '.join(means)}.")
         if clean:
             parts.append(
                 f"Between two performances of one action ({clean['n']} pairs of clean clips, laid over each other): "
@@ -146,6 +174,21 @@ def page(result):
         if balls:
             parts.append(f"**{data}**, PGD and SMART in one ball (L2, 100 steps):")
             parts.append(table(["victim", "ball m", "attack", *figures], balls))
+        equal = [
+            [
+                model,
+                f"{ball:g}",
+                f"{1000 * moved:.2f}",
+                *(f"{100 * x:.1f}" for x in both),
+                *(f"{x:.3f}" for x in shares),
+            ]
+            for model in IN_FULL
+            for ball, moved, *both, shares in beside_pgd(measured, data, model)
+        ]
+        if equal:
+            parts.append(f"**{data}**, SMART beside PGD at the same mean displacement, between two of PGD's balls:")
+            head = ["victim", "ball m", "pos. mm", "SMART %", "PGD %", "acc., of PGD's", "bones, of PGD's"]
+            parts.append(table(head, equal))
     sets = [name for name in PUBLISHED if name != "columns"]
     head = ["victim", *(f"{data} {goal}" for data in sets for goal in PUBLISHED["columns"])]
     rows = [
