@@ -28,7 +28,7 @@ MARKS = ("<!-- figures: made by benchmarks/smart_goals.py -->\n", "<!-- end of f
 
 IN_FULL = ("stgcn", "agcn", "ctrgcn", "sgn", "msg3d")
 OTHERS = ("hrnn", "asgcn", "dgnn", "stgcnpp", "skateformer", "frhead")
-# m, about 5, 10, 20, 50 and 100 mm a joint in root mean square. Nobody leaves HDM05's distinct classes in the small ones.
+# m, about 5, 10, 20, 50 and 100 mm a joint in root mean square. In small ones nobody leaves HDM05's distinct classes.
 BALLS = {"hdm05_11": (0.77, 1.9, 3.9), "utd_mhad": (0.19, 0.39, 0.77, 1.9)}
 BATCH = 8  # clips, on a processor: of larger ones, activations leave the cache
 STEPS = 1000
