@@ -15,6 +15,7 @@ from funnybone.models.weights import AccuracyRecord
 from funnybone.testing import check_defense, linear_victim
 from funnybone.victims import CallableVictim, forms, save_victim
 from funnybone.victims.filtered import Filter, Filtered
+from funnybone.victims.hardened import Fitted
 from funnybone.victims.smoothed import Noise, Smoothed
 from hardened_for_tests import small_base, some_clips
 
@@ -84,6 +85,17 @@ def test_a_defense_around_a_defense_goes_through_one_file(base, clips, tmp_path)
     # The base is whole again: what is made of it, and it itself, can be saved once more.
     again = save_victim(tmp_path / "base.safetensors", loaded.base.base.base)
     assert (again.defense, again.accuracy) == (None, None)
+
+
+def test_a_file_says_on_what_a_defense_was_fitted(base, clips, tmp_path):
+    inner = fb.create_defense("lowpass").fit(base, clips)
+    inner.fitted = Fitted.of(clips[:3], clips[3:], split="!subject:s0", seed=7)
+    save_victim(tmp_path / "two.safetensors", fb.create_defense("smoothing").fit(inner, clips))
+    outer = fb.create_victim(str(tmp_path / "two.safetensors"))
+    assert outer.fitted is None
+    assert outer.base.fitted == inner.fitted
+    assert inner.fitted != Fitted.of(clips[:3], None, split="!subject:s0", seed=7)
+    assert inner.fitted.sha256 != Fitted.of(clips, None, split="!subject:s0", seed=7).sha256
 
 
 def test_a_file_holds_no_more_layers_than_it_can_be_read_with(base, clips, tmp_path):

@@ -81,6 +81,7 @@ def harden(
     from funnybone.defenses import create_defense, defenses
     from funnybone.training import checkpoint_of
     from funnybone.victims.files import parts_of, save_victim
+    from funnybone.victims.hardened import Fitted, Hardened
 
     made = create_defense(name, preset=preset, **typed(f"defense {name}", defenses[name], set or []))
     split = test_part(data, split)
@@ -117,6 +118,8 @@ def harden(
             checkpoint=checkpoint,
         )
     seconds = time.monotonic() - began
+    if isinstance(hardened, Hardened):  # a network that was trained again has a record of its own training
+        hardened.fitted = Fitted.of(part, validation, split=others, seed=seed)
     before, after = (None if test is None else _accuracy(one, test, rule, seed) for one in (base, hardened))
     record = save_victim(out, hardened, accuracy=after)
     if made.resumes:  # then they are its own: it would have refused another's

@@ -100,7 +100,8 @@ class Posterior:
             if checkpoint:
                 self._save(checkpoint)
             if progress:
-                progress(number + 1, settings.rounds, _said(self.rounds[-1]))
+                burning = number < settings.burn_in
+                progress(number + 1, settings.rounds, "burn-in" if burning else _said(self.rounds[-1]))
         return self.heads.filled(self.best)
 
     def margin(self, heads: Heads) -> float:
@@ -330,5 +331,5 @@ def _precision(heads: Heads, prior: float | None) -> Float[Tensor, " P"]:
 
 def _said(done: Round) -> str:
     if done.validation_loss is None or done.validation_accuracy is None:
-        return "burn-in"
+        return "sampled"
     return f"validation loss {done.validation_loss:.3f}, accuracy {done.validation_accuracy:.3f}"

@@ -21,7 +21,7 @@ from funnybone.models.weights import (
     save_weights,
 )
 from funnybone.victims.base import Victim
-from funnybone.victims.hardened import Hardened, forms
+from funnybone.victims.hardened import Fitted, Hardened, forms
 from funnybone.victims.torch import TorchVictim
 
 # Tensors of a hardened victim's base, where that is something around a base itself.
@@ -37,6 +37,8 @@ class DefenseRecord(BaseModel):
     ----------
     name, settings
         The defense that was fitted, and its settings.
+    fitted : Fitted or None
+        On what; None where nobody said.
     form, form_settings
         What it put around the network: the name of a `Hardened` victim's form, and its settings; its tensors lie
         beside the network's. None where it trained the network itself.
@@ -48,6 +50,7 @@ class DefenseRecord(BaseModel):
 
     name: str
     settings: dict[str, Any] = Field(default_factory=dict)
+    fitted: Fitted | None = None
     form: str | None = None
     form_settings: dict[str, Any] = Field(default_factory=dict)
     base: "DefenseRecord | None" = None
@@ -145,6 +148,8 @@ def _taken_apart(victim: Victim) -> tuple[TorchVictim, dict[str, Any] | None, di
         "form": victim.form,
         "form_settings": victim.settings,
     }
+    if victim.fitted is not None:
+        said["fitted"] = victim.fitted.model_dump()
     below = inner or (network.record.defense if network.record is not None else None)
     if below is not None:
         said["base"] = below
@@ -242,5 +247,5 @@ def _restored(path: Path, base: Victim, layer: DefenseRecord, tensors: dict[str,
     except (TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError) as error:  # or what odd numbers provoke
         raise DataError(f"{path}: the record builds no hardened victim: {first_line(error)}") from None
     check_state(path, tensors, victim.tensors(), layer.form)
-    victim.defense_settings = layer.settings
+    victim.defense_settings, victim.fitted = layer.settings, layer.fitted
     return victim

@@ -1,16 +1,59 @@
 """What hardened victims are that leave another victim as it is: something around an untouched base."""
 
 import copy
+import hashlib
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from funnybone.clips import Clips
 from funnybone.registry import Registry
 from funnybone.victims.base import Victim
 from funnybone.victims.fingerprint import fingerprint
+
+
+class Fitted(BaseModel):
+    """What a defense was fitted on, as a file says it; plain values that two fits share only where they are the same.
+
+    Parameters
+    ----------
+    data, split
+        The clips' name, and which part of them they are taken from.
+    n, held_out
+        Clips that it was fitted on, and others that chose; none where the defense held out its own, or chose nothing.
+    seed
+        Of all that was drawn.
+    sha256
+        Of all of these clips.
+
+    Examples
+    --------
+    >>> from funnybone.testing import random_clips
+    >>> clips = random_clips(8)
+    >>> Fitted.of(clips[:6], clips[6:], split="train", seed=0).held_out
+    2
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: str
+    split: str | None
+    n: Annotated[int, Field(ge=0)]
+    held_out: Annotated[int, Field(ge=0)]
+    seed: int
+    sha256: str
+
+    @classmethod
+    def of(cls, clips: Clips, held_out: Clips | None, *, split: str | None, seed: int) -> "Fitted":
+        """Return what a fit on these clips has to say."""
+        parts = [clips] if held_out is None else [clips, held_out]
+        content = hashlib.sha256("/".join("".join(part.fingerprints()) for part in parts).encode()).hexdigest()
+        chose = 0 if held_out is None else len(held_out)
+        return cls(data=clips.name, split=split, n=len(clips), held_out=chose, seed=seed, sha256=content)
 
 
 class Hardened(Victim):
@@ -35,6 +78,8 @@ class Hardened(Victim):
         What this kind of hardened victim is called in files.
     defense_settings : dict
         Those that the defense had when it made this victim.
+    fitted : Fitted or None
+        On what; None where nobody said.
     """
 
     form: ClassVar[str]
@@ -47,6 +92,7 @@ class Hardened(Victim):
         self.stochastic, self.exact_gradients = base.stochastic, base.exact_gradients
         self.parameters = base.parameters
         self.defense_settings: dict[str, Any] = {}
+        self.fitted: Fitted | None = None
 
     @property
     @abstractmethod
