@@ -101,6 +101,15 @@ def test_audit_takes_the_file_beside_its_base(files):
     assert main(["audit", "base.safetensors", "hard.safetensors", *common]) == 0
     audited = json.loads((files / "run" / "audit.json").read_text())
     assert [one["defense"] for one in audited["victims"]] == [None, "lowpass"]
+    plain, hard = (one["hardening"] for one in audited["victims"])
+    assert plain is None
+    assert (hard["base"], hard["settings"]["mode"], hard["fitted"]["n"], hard["fitted"]["seed"]) == (
+        "base",
+        "dct",
+        8,
+        0,
+    )
+    assert any(line.startswith("lowpass neither helped nor hurt beyond chance") for line in audited["meaning"])
 
 
 @pytest.mark.parametrize(

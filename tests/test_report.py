@@ -21,6 +21,7 @@ from funnybone.auditing.schema import (
     AuditWarning,
     CleanResult,
     DataSummary,
+    Hardening,
     SurrogateResult,
     TransferCell,
     TransferResult,
@@ -34,6 +35,7 @@ from funnybone.report.examples import Example
 from funnybone.report.html import render
 from funnybone.report.payload import encode, to_script
 from funnybone.skeletons import COCO17, KINECT20
+from funnybone.victims.hardened import Fitted
 
 HOSTILE = '</script><img onerror="window.hit=1" src=x>\'&'
 LONG = "picks-up-a-box-and-puts-it-onto-the-uppermost-shelf"
@@ -291,6 +293,22 @@ def test_headline_is_the_worst_case_of_all_attacks_together():
     assert text.count("(all together)") == 1
     untouched = victim.model_copy(update={"worst_case": None, "attacks": []})
     assert "Not attacked." in Page(render(audit(victims=[untouched]), [])).text
+
+
+def test_what_it_means_and_how_a_victim_was_hardened():
+    fitted = Fitted(data=HOSTILE, split="train", n=1, held_out=3, seed=5, sha256="")
+    hardening = Hardening(base="stgcn", settings={"rounds": 2, "prior": None}, fitted=fitted)
+    plain, hardened = audit().victims
+    victims = [plain, hardened.model_copy(update={"hardening": hardening})]
+    text = Page(render(audit(victims=victims, meaning=[f"{HOSTILE} fell."]), [])).text
+    assert f"What this means {HOSTILE} fell." in text
+    assert f"How {HOSTILE} was hardened" in text
+    said = f"By beat, around stgcn, fitted on 1 clip of {HOSTILE} train , with 3 others to choose by, seed 5."
+    assert said.replace(" ,", ",") in text.replace(" ,", ",")
+    assert "rounds 2 prior none" in text
+    assert "hardened" not in Page(render(audit(), [])).text
+    unsaid = hardened.model_copy(update={"hardening": Hardening(base=None, settings={}, fitted=None)})
+    assert "By beat." in Page(render(audit(victims=[unsaid]), [])).text
 
 
 @pytest.mark.parametrize(("unit", "short"), [("metre", "mm"), ("pixel", "px")])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from funnybone.auditing.leaderboard import leaderboards
+from funnybone.auditing.schema import Hardening
 from funnybone.report.comparison import to_html
 from funnybone.report.html import render
 from test_report import HOSTILE, LONG, attack, audit, gallery, transfer
@@ -40,10 +41,13 @@ def browsers():
 def report(tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "report.html"
     victims = audit().victims
+    hardening = Hardening(base=LONG, settings={LONG: HOSTILE}, fitted=None)
+    victims[1] = victims[1].model_copy(update={"hardening": hardening})
     many = victims[0].model_copy(update={"name": LONG, "attacks": [attack(f"{LONG}-{k}") for k in range(9)]})
     data = audit().data.model_copy(update={"name": LONG, "synthetic": True})
     shown = transfer(("stgcn", HOSTILE, LONG, "sgn", "ctrgcn"), attacks=("mifgsm", LONG))
-    path.write_text(render(audit(data=data, victims=[*victims, many], **shown), gallery()), encoding="utf-8")
+    made = audit(data=data, victims=[*victims, many], meaning=[f"{LONG}{LONG} {HOSTILE}"], **shown)
+    path.write_text(render(made, gallery()), encoding="utf-8")
     return path
 
 

@@ -9,6 +9,7 @@ from funnybone.errors import DataError
 from funnybone.victims.access import offers
 from funnybone.victims.base import Victim
 from funnybone.victims.ensemble import Ensemble
+from funnybone.victims.hardened import Hardened
 
 # Victims as a caller may name them: by a mapping, or by what they are called themselves.
 Named = Mapping[str, Victim] | Sequence[Victim] | Victim
@@ -94,6 +95,11 @@ class Cast:
             own = {known.get(id(one)) or one.fingerprint for one in (surrogate, *_members(surrogate))}
             seen[name] = [target for target in self.targets if prints[target] in own]
         return seen
+
+    def base_of(self, hardened: Hardened) -> str | None:
+        """Return the name of the audited victim that this one was put around, None where that is not audited."""
+        own = hardened.base.fingerprint
+        return next((name for name in self.victims if self.fingerprints[name] == own), None)
 
 
 def _members(victim: Victim) -> tuple[Victim, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from funnybone.attacks.verdict import judge, repeatable
-from funnybone.auditing import checks, executors, files, statistics
+from funnybone.auditing import checks, executors, files, meaning, statistics
 from funnybone.auditing.asking import ask_targets
 from funnybone.auditing.cast import Cast, Named
 from funnybone.auditing.ledger import RESULT, Ledger
@@ -19,6 +19,7 @@ from funnybone.auditing.schema import (
     About,
     AuditResult,
     DataSummary,
+    Hardening,
     Observed,
     PlannedEntry,
     PlannedSurrogate,
@@ -31,6 +32,7 @@ from funnybone.errors import DataError
 from funnybone.goals import AnythingBut
 from funnybone.metrics.natural import NaturalMotion, on_manifold_rate
 from funnybone.victims.base import Victim, predict
+from funnybone.victims.hardened import Hardened
 
 # Told (entry, clips done, of those successful, clips); where more than one is attacked the entry is "victim: entry",
 # and where a target is asked, "surrogate: entry, shown to target".
@@ -231,7 +233,7 @@ def summarise(ledger: Ledger, environment: Mapping[str, str]) -> AuditResult:
         victims.append(statistics.victim_result(victim, ledger.clean(victim.name), attacks, worst))
     surrogates = [statistics.surrogate_result(one, ledger.clean(one.name)) for one in about.surrogates]
     transfer = [statistics.transfer_result(entry, about.surrogates, about.targets, shown) for entry in about.transfer]
-    return AuditResult(
+    result = AuditResult(
         seed=about.seed,
         suite=about.suite,
         data=about.data,
@@ -251,6 +253,7 @@ def summarise(ledger: Ledger, environment: Mapping[str, str]) -> AuditResult:
         ),
         environment=dict(environment),
     )
+    return result.model_copy(update={"meaning": meaning.sentences(result)})
 
 
 def environment(victims: Mapping[str, Victim]) -> dict[str, str]:
@@ -301,10 +304,19 @@ def _about(
         seed=seed,
         entries=[PlannedEntry(**entry.describe()) for entry in suite.entries],
         skipped=list(plan.skipped),
-        victims=[PlannedVictim(**met(name, victim)) for name, victim in cast.victims.items()],
+        victims=[
+            PlannedVictim(**met(name, victim), hardening=_hardening(victim, cast))
+            for name, victim in cast.victims.items()
+        ],
         surrogates=[
             PlannedSurrogate(**met(name, one), contains=contains[name]) for name, one in cast.surrogates.items()
         ],
         transfer=[PlannedEntry(**entry.describe()) for entry in suite.transfer if cast.surrogates],
         targets=list(cast.targets),
     )
+
+
+def _hardening(victim: Victim, cast: Cast) -> Hardening | None:
+    if not isinstance(victim, Hardened):
+        return None
+    return Hardening(base=cast.base_of(victim), settings=victim.defense_settings, fitted=victim.fitted)

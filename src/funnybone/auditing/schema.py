@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from funnybone.errors import DataError
+from funnybone.victims.hardened import Fitted
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -94,11 +95,20 @@ class WorstCase(Model):
     n: int
 
 
+class Hardening(Model):
+    """How a victim was made that leaves another one as it is."""
+
+    base: str | None  # the victim of this audit that it was put around
+    settings: dict[str, Any]  # of the defense
+    fitted: Fitted | None  # on what; null where nobody said
+
+
 class VictimResult(Model):
     """One victim and every attack on it."""
 
     name: str
     defense: str | None
+    hardening: Hardening | None = None  # null of a victim with nothing around it
     parameters: int | None
     clean: CleanResult
     attacks: list[AttackResult]
@@ -179,6 +189,7 @@ class PlannedVictim(Model):
 
     name: str
     defense: str | None
+    hardening: Hardening | None = None
     parameters: int | None
     observed: Observed
 
@@ -236,6 +247,7 @@ class AuditResult(Model):
     surrogates: list[SurrogateResult] = []
     transfer: list[TransferResult] = []  # one for each attack on the surrogates; empty without any
     warnings: list[AuditWarning]
+    meaning: list[str] = []  # the figures in sentences, for people
     environment: dict[str, str]
 
     def save(self, path: Path) -> None:

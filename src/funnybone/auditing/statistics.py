@@ -93,6 +93,7 @@ def victim_result(
     return VictimResult(
         name=victim.name,
         defense=victim.defense,
+        hardening=victim.hardening,
         parameters=victim.parameters,
         clean=_clean(clean),
         attacks=list(attacks),

@@ -106,7 +106,7 @@ def transfer_cell(success: float | None, ci95: tuple[float, float] | None, n: in
 
 
 def table(result: AuditResult) -> str:
-    """Return heading, figures, matrices of transfer and warnings as plain text."""
+    """Return heading, figures, matrices of transfer, warnings, and what it all means, as plain text."""
     columns = headers(result)
     lines = [heading(result), plain(columns, rows(result), numbers=columns[1:])]
     for attack in result.transfer:
@@ -114,4 +114,5 @@ def table(result: AuditResult) -> str:
         lines += ["", transfer_heading(attack), plain(names, transfer_rows(attack), numbers=names[1:])]
     if result.transfer:
         lines += [WHITE_BOX, ""]
-    return "\n".join([*lines, *(f"{warning.code}: {warning.message}" for warning in result.warnings)])
+    lines += [f"{warning.code}: {warning.message}" for warning in result.warnings]
+    return "\n".join([*lines, *([""] if result.meaning else []), *result.meaning])
