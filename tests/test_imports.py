@@ -34,7 +34,7 @@ LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 DEFERRED = {("auditing", "report")}
 # Lists of attacks, the victim of the command without arguments and the network that no-box learns are data of their own
 # files.
-MAY_NAME = {"auditing/suites.py", "cli/audit.py", "attacks/nobox.py"}
+MAY_NAME = {"auditing/suites.py", "cli/demo.py", "attacks/nobox.py"}
 
 COMMANDS = (
     (),

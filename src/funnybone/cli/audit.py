@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from funnybone.cli import demo
 from funnybone.cli.common import (
     AtLeastOne,
     Device,
@@ -27,12 +28,10 @@ if TYPE_CHECKING:
     from funnybone.clips import Clips
     from funnybone.victims import Victim
 
-DEMO_VICTIM, DEMO_LIMIT = "stgcn.synthetic", 56  # four clips of each class
-
 
 def audit(
     *victims: str,
-    data: str = "synthetic",
+    data: str | None = None,
     split: str | None = None,
     surrogate: Annotated[list[str] | None, Parameter(negative_iterable="")] = None,
     suite: str = "quick",
@@ -48,15 +47,16 @@ def audit(
 ) -> None:
     """Attack victims with a suite of attacks, keep a ledger, and write audit.json and report.html.
 
-    Without arguments: the embedded victim on some clips of the embedded, synthetic data. Interrupted at any moment, the
-    same command continues, and ends with the same figures; given again after that, it prints them.
+    Without victims and data: the embedded victim and the same hardened by BEAT, a small fit that the audit's folder
+    keeps as a file, on some clips of the embedded, synthetic data. Interrupted at any moment, the same command
+    continues, and ends with the same figures; given again after that, it prints them.
 
     Parameters
     ----------
     victims
         Packaged victims (stgcn.synthetic), weights files, package.module:function; or one file of settings, audit.toml.
     data
-        A data set's name or a motion file.
+        A data set's name or a motion file; by default the embedded, synthetic data.
     split
         The part to audit, as KEY:VALUE,VALUE; by default the test part of a named data set.
     surrogate
@@ -81,14 +81,21 @@ def audit(
     from funnybone.auditing import create_suite
 
     wanted = create_suite(suite)
+    unnamed = not victims and data is None and split is None and not surrogate
     if not victims:
-        victims, limit = (DEMO_VICTIM,), DEMO_LIMIT if limit is None else limit
+        victims, limit = (demo.VICTIM,), demo.LIMIT if limit is None else limit
+    data = demo.DATA if data is None else data
     split = test_part(data, split)
     attacked, owned, clips = _load(list(victims), surrogate or [], data, split, frames, choose_device(device))
     folder = out or Path("runs") / f"{clips.name}-{suite}"
     if not resume and (folder / "ledger.sqlite").exists():
         raise DataError(f"{folder}: holds an audit", hint="choose another --out, or go on with it: --resume")
 
+    small = None
+    if unnamed:
+        (base,) = attacked.values()
+        small = demo.harden(base, folder, frames=clips.xyz.shape[2], seed=seed, resume=resume)
+        attacked[small.name] = small
     rows = len(owned) + (len(owned) > 1)  # of the matrix of transfer: the surrogates, and the ensemble of several
     passes = len(attacked) * len(wanted.entries) + rows * len(wanted.transfer) * (1 + len({*attacked, *owned}))
     with progress("audit") as tell:
@@ -118,7 +125,9 @@ def audit(
         note(f"report: {page}")
         return
     _print(done.result)
-    emit(f"report: {page}")
+    emit(f"report: {page}\n")
+    for line in [*(demo.remarks(small) if small else []), *done.result.meaning]:
+        emit(line)
 
 
 def _load(
