@@ -15,7 +15,7 @@ help:  ## this list
 
 setup: $(VENV)/installed-dev  ## .venv with funnybone and what its development needs
 
-demo: $(VENV)/installed  ## attack the embedded victim on the embedded data; report in runs/synthetic-quick
+demo: $(VENV)/installed  ## attack the embedded victim, and the same hardened; report in runs/synthetic-quick
 	$(BIN)/funnybone audit
 
 test: lint browser  ## lint, types, and every test that is not slow

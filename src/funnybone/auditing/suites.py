@@ -146,8 +146,8 @@ def _transfer(steps: int, smart: dict[str, Any], millimetres: int = 10) -> tuple
 
 
 def _quick() -> Suite:
-    # 70 gradients a clip at most: the demo, 56 clips and a graph network, takes about a minute on two cores. How long
-    # the steps are was chosen on training clips, by benchmarks/quick_suite.py.
+    # 70 gradients a clip at most: 56 clips of a graph network take about a minute on two cores. How long the steps are
+    # was chosen on training clips, by benchmarks/quick_suite.py.
     smart = {"steps": 40, "step_size": 0.004}
     balls = _balls((10,), (0.39,), steps=15, step_sizes=(0.4, 0.4))
     return _suite("quick", [*balls, _entry("smart", "smart", Unbounded(), **smart)], _transfer(10, smart))
