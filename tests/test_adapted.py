@@ -14,7 +14,7 @@ from funnybone.training import train
 from funnybone.victims import save_victim
 from funnybone.victims.adapted import Adapted
 from narrow_models import NARROW
-from retraining_for_tests import Remembered, saved, waves
+from retraining_for_tests import saved, waves
 
 
 @pytest.fixture(scope="module")
@@ -58,35 +58,75 @@ def test_a_corrected_network_answers_as_before_until_it_is_trained(name, rank):
     assert all(torch.equal(value, plain[key]) for key, value in network.state_dict().items())
 
 
-@pytest.mark.parametrize(("name", "settings"), [("pgd-at", {"steps": 1, "rank": 1}), ("gaussian", {"rank": 0})])
-def test_a_defense_that_leaves_the_weights_alone_passes_the_exam(name, settings, victim, clips):
-    check_defense(create_defense(name, epochs=3, **settings), victim, clips[:6], resumes=True)
+SMALL = {
+    "pgd-at": {"steps": 1},
+    "trades": {"steps": 1},
+    "mart": {"steps": 1},
+    "smart-at": {"steps": 1},
+    "free-at": {"replays": 2},
+    "gaussian": {},
+    "mmat": {"on": 0.0, "off": 0.5, "steps": 1, "radius": 0.5, "farthest": 9.0},
+}
 
 
-def test_it_is_the_base_with_something_beside_it(victim, clips):
-    hardened = create_defense("gaussian", epochs=1, rank=1).fit(victim, clips)
-    assert isinstance(hardened, Adapted)
-    assert hardened.base is victim
-    assert hardened.ways_in()["base"] is victim
-    assert not torch.allclose(hardened.logits(clips.xyz), victim.logits(clips.xyz), atol=1e-5)
-    assert hardened.parameters < 2 * victim.parameters
-    moved = hardened.to("cpu")
-    assert torch.equal(moved.logits(clips.xyz), hardened.logits(clips.xyz))
-    assert moved.fingerprint == hardened.fingerprint != victim.fingerprint
+@pytest.mark.parametrize(("name", "rank"), [("pgd-at", 1), ("gaussian", 0)])
+def test_a_defense_that_leaves_the_weights_alone_passes_the_exam(name, rank, victim, clips):
+    check_defense(create_defense(name, epochs=3, rank=rank, **SMALL[name]), victim, clips[:6], resumes=True)
 
 
-def test_what_a_filter_lets_through_is_what_the_network_is_trained_on(victim, clips, tmp_path):
+@pytest.mark.parametrize("rank", [None, 1])
+def test_so_does_one_that_trains_through_a_filter(rank, victim, clips):
     filtered = create_defense("lowpass", keep=0.2).fit(victim, clips)
-    seen = Remembered()
-    arguments = {"recipe": Recipe(epochs=1, batch=12, validation=0.0), "options": {"width": 4}, "method": seen}
-    train("stgcn", clips, **arguments, start=victim.module.state_dict(), front=filtered.filter)
-    for name, settings in (("gaussian", {}), ("gaussian", {"rank": 1})):
-        hardened = create_defense(name, epochs=1, **settings).fit(filtered, clips)
-        assert hardened.filter == filtered.filter
-        assert hardened.base.defense == name
-        assert hardened.name == f"{victim.name}+{name}+lowpass"
-        save_victim(tmp_path / "both.safetensors", hardened)
-        assert fb.create_victim(tmp_path / "both.safetensors").fingerprint == hardened.fingerprint
+    check_defense(create_defense("gaussian", epochs=3, rank=rank), filtered, clips[:6], resumes=True)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_what_answers_is_the_network_that_was_trained(name, victim, clips, monkeypatch):
+    """And the base's weights, and the statistics of its norms, are as they were."""
+    kept = []
+
+    def remembered(*arguments, **options):
+        kept.append(train(*arguments, **options))
+        return kept[-1]
+
+    monkeypatch.setattr("funnybone.defenses.retraining.train", remembered)
+    before = victim.fingerprint
+    hardened = create_defense(name, epochs=1, rank=1, **SMALL[name]).fit(victim, clips)
+    assert victim.fingerprint == hardened.base.fingerprint == before
+    (trained,) = kept
+    meant = trained.module(victim.preprocess(clips.xyz))
+    assert torch.allclose(hardened.logits(clips.xyz), meant, atol=1e-4)
+    assert not torch.allclose(meant, victim.logits(clips.xyz), atol=1e-5)
+    assert isinstance(hardened, Adapted)
+    assert victim.parameters < hardened.parameters < 2 * victim.parameters
+    assert list(hardened.ways_in()) == ["base"]
+    assert hardened.fingerprint != before
+
+
+@pytest.mark.parametrize("rank", [None, 1])
+def test_a_network_behind_a_filter_is_trained_through_it(rank, victim, clips, tmp_path):
+    filtered = create_defense("lowpass", keep=0.1).fit(victim, clips)
+    defense = create_defense("gaussian", epochs=1, rank=rank)
+    hardened, alone = defense.fit(filtered, clips), defense.fit(victim, clips)
+    assert hardened.filter == filtered.filter
+    assert (hardened.defense, hardened.base.defense) == ("gaussian+lowpass", "gaussian")
+    assert hardened.name == f"{victim.name}+gaussian+lowpass"
+    assert not torch.allclose(hardened.base.logits(clips.xyz), alone.logits(clips.xyz), atol=1e-5)
+    save_victim(tmp_path / "both.safetensors", hardened)
+    assert fb.create_victim(tmp_path / "both.safetensors").fingerprint == hardened.fingerprint
+
+
+def test_a_checkpoint_of_a_training_without_the_filter_is_refused(victim, clips, tmp_path):
+    def stop(done, total, text):
+        if 2 * done >= total:
+            raise KeyboardInterrupt
+
+    filtered = create_defense("lowpass", keep=0.1).fit(victim, clips)
+    defense = create_defense("gaussian", epochs=4, rank=1)
+    with pytest.raises(KeyboardInterrupt):
+        defense.fit(victim, clips, progress=stop, checkpoint=tmp_path / "partial")
+    with pytest.raises(DataError, match="a checkpoint of another training: defense differ"):
+        defense.fit(filtered, clips, checkpoint=tmp_path / "partial")
 
 
 def test_a_method_asks_through_what_is_in_front(victim, clips):
@@ -106,7 +146,7 @@ def test_a_method_asks_through_what_is_in_front(victim, clips):
     arguments = {"recipe": Recipe(epochs=1, batch=12, validation=0.0), "options": {"width": 4}, "method": Asks()}
     preprocess = victim.record.build_preprocess()
     start = victim.module.state_dict()
-    train("stgcn", clips, **arguments, preprocess=preprocess, start=start, front=filtered.filter)
+    train("stgcn", clips, **arguments, preprocess=preprocess, start=start, fronts=[filtered.filter])
     assert torch.allclose(answers["found"], answers["meant"], atol=1e-5)
 
 
@@ -115,7 +155,13 @@ def test_a_method_asks_through_what_is_in_front(victim, clips):
     [
         ({"nothing.by": torch.ones(2)}, "nothing.by, which the network does not have"),
         ({"fc.bias.by": torch.ones(1)}, "a correction has shapes"),
-        ({"fc.bias.by": torch.tensor([torch.nan, 1.0])}, "fc.bias.by has a number that is not finite"),
+        (
+            {"fc.bias.by": torch.tensor([torch.nan, 1.0])},
+            "with its correction, fc.bias has a number that is not finite",
+        ),
+        ({"fc.weight.up": torch.full((2, 1), 3e38), "fc.weight.down": torch.full((1, 16), 9.0)}, "is not finite"),
+        ({"fc.bias.by": torch.full((2,), 1e300, dtype=torch.float64)}, "a correction is of torch.float64"),
+        ({"fc.bias.by": torch.ones(2, dtype=torch.int64)}, "a correction is of torch.int64"),
         ({"fc.bias.by": torch.ones(2), "fc.bias.up": torch.ones(2)}, "a correction has shapes"),
         ({"fc.weight.up": torch.ones(2, 1)}, "a correction has shapes"),
         ({"fc.weight.up": torch.ones(2, 1), "fc.weight.down": torch.ones(2, 3)}, "a correction has shapes"),

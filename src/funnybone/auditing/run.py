@@ -97,7 +97,7 @@ def audit(
         entries, and every victim and every surrogate is asked about the clips that come of it: ``result.transfer``.
         A victim can be a surrogate too, under the same name.
     suite : str or Suite
-        ``"quick"``, ``"standard"``, ``"full"``, whose budgets are in metres, or one of your own.
+        ``"quick"``, ``"standard"``, ``"full"``, ``"defense"``, whose budgets are in metres, or one of your own.
     out : str or Path
         The audit's folder; made where it does not exist.
     seed : int

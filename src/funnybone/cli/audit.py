@@ -62,7 +62,7 @@ def audit(
     surrogate
         Attack this classifier too, and ask every victim about the clips that come of it; once for each surrogate.
     suite
-        quick, standard or full.
+        quick, standard, full or defense.
     limit
         Audit this many clips: a choice that the seed makes and in which each class keeps its share.
     out

@@ -118,8 +118,11 @@ def harden(
             checkpoint=checkpoint,
         )
     seconds = time.monotonic() - began
-    if isinstance(hardened, Hardened):  # a network that was trained again has a record of its own training
-        hardened.fitted = Fitted.of(part, validation, split=others, seed=seed)
+    layer = hardened
+    while isinstance(layer, Hardened) and layer.defense != name:  # what was in front of the victim still is
+        layer = layer.base
+    if isinstance(layer, Hardened):  # a network that was trained again has a record of its own training
+        layer.fitted = Fitted.of(part, validation, split=others, seed=seed)
     before, after = (None if test is None else _accuracy(one, test, rule, seed) for one in (base, hardened))
     record = save_victim(out, hardened, accuracy=after)
     if made.resumes:  # then they are its own: it would have refused another's

@@ -14,6 +14,7 @@ from funnybone.clips import Clips
 from funnybone.defenses.base import Progress, register_defense
 from funnybone.defenses.crafting import WorstCases
 from funnybone.metrics.natural import learn_natural_motion
+from funnybone.models import Model
 from funnybone.outcome import Outcome
 from funnybone.threat import Linf
 from funnybone.training import Batch, Method
@@ -134,6 +135,9 @@ class Mixture(Method):
     def describe(self) -> dict[str, Any]:
         found = {kind: int(there.sum()) for kind, there in self.there.items()}
         return {**self.defense.describe(), "adversaries": {**found, "clips": len(self.ids)}}
+
+    def prepare(self, network: Model) -> None:
+        self.defense.prepare(network)
 
     def taken(self, clips: Clips, generator: torch.Generator) -> Clips:
         draws = torch.rand(len(clips), generator=generator)

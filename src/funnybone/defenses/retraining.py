@@ -1,13 +1,11 @@
 """What defenses share that train the network again, from its weights or from scratch."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from funnybone.clips import Clips
 from funnybone.defenses.base import Defense, Progress
@@ -79,7 +77,8 @@ class Retraining(Method, Defense):
         Begin with fresh weights, not with the victim's.
     rank : int or None
         Leave the weights alone, and train corrections of this rank beside them: see
-        `funnybone.models.corrections.correct`. Norms keep their statistics, and nothing is dropped out.
+        `funnybone.models.corrections.correct`. The network trains in evaluation mode: norms keep their statistics, and
+        nothing is drawn.
 
     References
     ----------
@@ -148,7 +147,7 @@ class Retraining(Method, Defense):
             checkpoint=checkpoint,
             start=None if self.from_scratch else network.module.state_dict(),
             method=method,
-            front=_through(fronts) if fronts else None,
+            fronts=[front.filter for front in fronts],
         )
         said = trained.record
         chosen = said.selection and said.selection.model_copy(update=divided)
@@ -165,6 +164,8 @@ class Retraining(Method, Defense):
     def prepare(self, network: Model) -> None:
         if self.rank is not None:
             correct(network, self.rank)
+            free = any(parameter.requires_grad for parameter in network.parameters())
+            self.check("rank", free, "this network has no bias and no norm; give at least 1")
 
     def prepared(self, victim: Victim, clips: Clips, generator: torch.Generator, progress: Progress) -> Method:
         """Return what trains, where something is to be made of the victim and the training clips first."""
@@ -181,7 +182,8 @@ class Retraining(Method, Defense):
         if not isinstance(victim, TorchVictim) or victim.record is None:
             raise DataError(
                 f"defense {self.name}: victim {victim.name!r} is not a network with a record of how it was trained",
-                hint="name a packaged victim or a file that funnybone train or funnybone models import wrote",
+                hint="name a packaged victim, a file that funnybone train or funnybone models import wrote, or one of "
+                "these behind lowpass",
             )
         return victim, victim.record
 
@@ -220,15 +222,6 @@ def _in_front(victim: Victim) -> tuple[list[Filtered], Victim]:
         fronts.append(victim)
         victim = victim.base
     return fronts, victim
-
-
-def _through(fronts: Sequence[Filtered]) -> Callable[[Tensor], Tensor]:
-    def filtered(xyz: Tensor) -> Tensor:
-        for front in fronts:
-            xyz = front.filter(xyz)
-        return xyz
-
-    return filtered
 
 
 def _reporter(tell: Progress, streams: int) -> Any:

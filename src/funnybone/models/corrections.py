@@ -45,10 +45,9 @@ class Shift(nn.Module):
 def correct(network: nn.Module, rank: int) -> None:
     """Freeze a network, and put corrections beside its weights, which alone are trained then.
 
-    Weights of several axes get a `LowRank` of this rank where that has fewer numbers than they have, or none at rank
-    0; vectors, such as biases and the scales of norms, get a `Shift`. Recurrent layers keep their weights: they hand
-    them to their kernels past any correction. The network is left in evaluation mode, in which norms keep the
-    statistics that they have learned, and should train so.
+    Weights of several axes get a `LowRank` of this rank, or a `Shift` where that has no more numbers; at rank 0 they
+    get nothing. Vectors, such as biases and the scales of norms, get a `Shift`. The network is left in evaluation mode,
+    in which norms keep the statistics that they have learned, and should train so.
 
     Examples
     --------
@@ -59,8 +58,6 @@ def correct(network: nn.Module, rank: int) -> None:
     """
     network.requires_grad_(False).eval()
     for module in list(network.modules()):
-        if isinstance(module, nn.RNNBase):
-            continue
         for name, weight in list(module.named_parameters(recurse=False)):
             flat = weight.ndim < 2
             small = flat or rank * (len(weight) + weight[0].numel()) >= weight.numel()
@@ -100,12 +97,11 @@ def corrected(network: nn.Module, corrections: Mapping[str, Tensor]) -> nn.Modul
     with torch.no_grad():
         for name, weight in weights.items():
             own = {part: left.pop(f"{name}.{part}") for part in ("by", "down", "up") if f"{name}.{part}" in left}
-            for part, value in own.items():
-                if not value.is_floating_point() or not torch.isfinite(value).all():
-                    raise DataError(f"correction {name}.{part} has a number that is not finite")
             change = _change(own, weight)
             if change is not None:
-                weight.add_(change.to(weight))
+                weight.add_(change)
+                if not torch.isfinite(weight).all():  # also where finite numbers grew too large together
+                    raise DataError(f"with its correction, {name} has a number that is not finite")
     if left:
         raise DataError(f"there is a correction of {next(iter(left))}, which the network does not have")
     return changed
@@ -115,6 +111,9 @@ def _change(own: Mapping[str, Tensor], weight: Tensor) -> Tensor | None:
     """What is added to a weight; shapes come from somebody's file."""
     if not own:
         return None
+    odd = next((part.dtype for part in own.values() if part.dtype != weight.dtype), None)
+    if odd is not None:
+        raise DataError(f"a correction is of {odd}, the weight of {weight.dtype}")
     by, down, up = (own.get(part) for part in ("by", "down", "up"))
     if by is not None and len(own) == 1 and by.shape == weight.shape:
         return by

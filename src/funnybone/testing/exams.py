@@ -178,9 +178,11 @@ def _check_saved(defense: Any, victim: Victim, hardened: Victim, clips: Clips, f
     except DataError:  # then what is made of it cannot be written, either
         return
     record = save_victim(path, hardened)
-    said = (record.defense or {}).get("settings")
     if isinstance(defense, Defense):
-        meant = json.loads(json.dumps(defense.settings()))
+        layer = record.defense or {}
+        while layer.get("name") != defense.name and layer.get("base"):  # what was in front of the victim still is
+            layer = layer["base"]
+        said, meant = layer.get("settings"), json.loads(json.dumps(defense.settings()))
         assert said == meant, f"its file says that its settings were {said}; they were {meant}"
     loaded = create_victim(path)
     for key in ("fingerprint", "defense", "stochastic", "exact_gradients", "access", "frames", "persons"):

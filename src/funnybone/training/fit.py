@@ -65,7 +65,7 @@ def train(
     checkpoint: Path | None = None,
     start: Mapping[str, Tensor] | None = None,
     method: Method | None = None,
-    front: Callable[[Tensor], Tensor] | None = None,
+    fronts: Sequence[Callable[[Tensor], Tensor]] = (),
 ) -> Trained:
     """Train a network on clips, or one for each stream.
 
@@ -108,8 +108,9 @@ def train(
         several streams are then trained as the one that answers, and an objective has its first stage behind it.
     method : Method, optional
         What is done with a batch, and what epochs are judged by; plain training by default.
-    front : callable, optional
-        What is done to positions before the preprocessing, such as a filter; the record does not say it.
+    fronts : sequence of callable
+        What is done to positions before the preprocessing, such as filters, in this order. The record says it of what
+        hardened the network, as their ``repr``.
 
     Raises
     ------
@@ -137,7 +138,10 @@ def train(
     method = method or Method()
     record = _record(model, clips, recipe, preprocess, options, seed, split, place)
     began = digest({key: value.detach().cpu() for key, value in start.items()}) if start is not None else None
-    record = record.model_copy(update={"start": began, "defense": method.describe()})
+    said = method.describe()
+    if fronts:
+        said = {**(said or {}), "fronts": [repr(front) for front in fronts]}
+    record = record.model_copy(update={"start": began, "defense": said})
     if validation is None and recipe.validation:
         clips, validation = hold_out(clips, recipe.validation, seed)
     if validation is not None:
@@ -152,7 +156,7 @@ def train(
     for stream, task in tasks.items():
         networks[stream], curves[stream] = _fit(
             task,
-            _Showing(preprocess if front is None else lambda xyz: preprocess(front(xyz)), stream, clips),
+            _Showing((*fronts, preprocess), stream, clips),
             (clips, validation),
             recipe,
             method,
@@ -171,8 +175,14 @@ def train(
 class _Showing:
     """What a network is shown of positions: preprocessed, then of one stream."""
 
-    def __init__(self, preprocess: Callable[[Tensor], Tensor], stream: str, clips: Clips) -> None:
-        self.preprocess, self.stream, self.skeleton = preprocess, stream, clips.skeleton
+    def __init__(self, steps: Sequence[Callable[[Tensor], Tensor]], stream: str, clips: Clips) -> None:
+        self.steps, self.stream, self.skeleton = steps, stream, clips.skeleton
+
+    def preprocess(self, xyz: Tensor) -> Tensor:
+        """What is done to positions, one step after the other."""
+        for step in self.steps:
+            xyz = step(xyz)
+        return xyz
 
     def __call__(self, xyz: Tensor) -> tuple[Tensor, Tensor]:
         """What of each clip is shown, and who is there when: a stream of motion does not tell who stands still."""

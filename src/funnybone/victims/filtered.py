@@ -160,7 +160,9 @@ class Filtered(Hardened):
         return self.base.labels(self.filter(xyz))
 
     def around(self, base: Victim) -> "Filtered":
-        """Return the same filter in front of another victim."""
-        other = Filtered(base, self.filter, defense=self.defense or self.form)
-        other.defense_settings = self.defense_settings
+        """Return the same filter in front of what was made of its base, which names its defense first."""
+        other = Filtered(
+            base, self.filter, defense=f"{base.defense}+{self.defense}", name=f"{base.name}+{self.defense}"
+        )
+        other.defense_settings, other.fitted = self.defense_settings, self.fitted
         return other
