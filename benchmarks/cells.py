@@ -17,7 +17,7 @@ PAGE = HERE.parent / "docs" / "attacks.md"
 SPLITS = {"hdm05_11": "subject:mm,tr", "utd_mhad": "subject:2,4,6,8"}
 
 
-def arguments_of(description, *, results, example, limit):
+def arguments_of(description, *, results, example, limit, page=PAGE):
     """Return the parser of what all of these scripts are told."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--weights", type=Path)
@@ -26,7 +26,7 @@ def arguments_of(description, *, results, example, limit):
     parser.add_argument("--limit", type=int, default=limit, help="clips of each data set; 0 for all")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, default=HERE / "results" / results)
-    parser.add_argument("--docs", action="store_true", help="write the tables of docs/attacks.md from the results")
+    parser.add_argument("--docs", action="store_true", help=f"write the tables of docs/{page.name} from the results")
     return parser
 
 
@@ -60,9 +60,9 @@ class Results:
 
 
 @lru_cache(maxsize=32)
-def victim_of(folder, model, data, device):
+def victim_of(folder, model, data, device, *, seed=0):
     """Return the victim that `train_victims.py` made of a model and a data set, or None where there is none."""
-    weights = folder / f"{model}.{data}.0.safetensors"
+    weights = folder / f"{model}.{data}.{seed}.safetensors"
     return fb.create_victim(str(weights), device=device) if weights.exists() else None
 
 
@@ -79,8 +79,8 @@ def table(headers, rows):
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def write_page(marks, parts):
-    """Put paragraphs and tables between two marks of docs/attacks.md."""
-    before, rest = PAGE.read_text().split(marks[0])
+def write_page(marks, parts, page=PAGE):
+    """Put paragraphs and tables between two marks of a page, docs/attacks.md by default."""
+    before, rest = page.read_text().split(marks[0])
     after = rest.split(marks[1])[1]
-    PAGE.write_text(before + marks[0] + "\n" + "\n\n".join([*parts, marks[1]]) + after)
+    page.write_text(before + marks[0] + "\n" + "\n\n".join([*parts, marks[1]]) + after)

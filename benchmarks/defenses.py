@@ -8,26 +8,23 @@ seeded; test clips choose nothing. The full grid (all victims, seeds and clips) 
     python benchmarks/defenses.py --docs
 """
 
-import argparse
-import json
 import time
 from pathlib import Path
 
 import torch
 
 import funnybone as fb
+from cells import HERE, SPLITS, Results, arguments_of, clips_of, table, victim_of, write_page
 from funnybone.attacks.verdict import judge, repeatable
 from funnybone.auditing import Entry, Suite, create_suite
+from funnybone.auditing.ledger import Ledger
 from funnybone.metrics.intervals import wilson
 from funnybone.metrics.natural import learn_natural_motion
 from funnybone.tables import rate
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "defenses.json"
 PAGE = HERE.parent / "docs" / "defenses.md"
 MARKS = ("<!-- figures: made by benchmarks/defenses.py -->\n", "<!-- end of figures -->\n")
 
-SPLITS = {"utd_mhad": "subject:2,4,6,8", "hdm05_11": "subject:mm,tr"}
 BESIDE = {"rank": 4, "steps": 4, "step_size": 0.5, "beta": 3.0, "lr": 0.002}  # of TRADES beside frozen weights
 # What is fitted, one defense on what came out of the one before it.
 RECIPES = {
@@ -50,6 +47,8 @@ RECIPES = {
 }
 ON_ST_GCN = list(RECIPES)[:10]
 ON_OTHERS = ("none", "beat", "smoothing")
+FREE = "smart, free"
+STEPS = (20, 50, 100, 200, 400, 1000)  # of SMART
 SEEDS = {"sgn": (0, 1, 2), "stgcn": (0,), "ctrgcn": (0,), "msg3d": (0,)}
 
 
@@ -67,23 +66,22 @@ def name_of(cell):
 
 
 def harden(base, clips, recipe, seed, file):
-    """Fit a recipe, and write the victim that came of it; return the seconds that it took."""
-    began, victim = time.perf_counter(), base
-    for place, (name, settings) in enumerate(RECIPES[recipe]):
-        victim = fb.create_defense(name, **settings).fit(
-            victim,
-            clips,
-            generator=torch.Generator().manual_seed(seed),
-            checkpoint=file.with_name(f"{file.name}.{place}.partial"),
-        )
-    seconds = time.perf_counter() - began
+    """Fit a recipe and write the victim that came of it, and before it the seconds, unless a part was done earlier."""
+    parts = [file.with_name(f"{file.name}.{place}.partial") for place in range(len(RECIPES[recipe]))]
+    whole, began, victim = not any(part.exists() for part in parts), time.perf_counter(), base
+    for part, (name, settings) in zip(parts, RECIPES[recipe], strict=True):
+        chance = torch.Generator().manual_seed(seed)
+        victim = fb.create_defense(name, **settings).fit(victim, clips, generator=chance, checkpoint=part)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.with_suffix(".seconds").write_text(str(time.perf_counter() - began) if whole and parts else "")
     fb.save_victim(file, victim)
-    return seconds
+    for part in parts:
+        part.unlink(missing_ok=True)
 
 
-def suite():
+def suites():
     """The suite of defenses, and SMART that nothing bounds, for the displacement."""
-    free = Entry(fb.create_attack("smart", steps=200), fb.goals.AnythingBut(), fb.threat.Unbounded(), "smart, free")
+    free = Entry(fb.create_attack("smart", steps=200), fb.goals.AnythingBut(), fb.threat.Unbounded(), FREE)
     inside = create_suite("defense")
     return inside, Suite("free", (free,), unit=inside.unit)
 
@@ -91,10 +89,10 @@ def suite():
 def attack(victim, clips, natural, split, folder, limit):
     """Audit a victim with both suites; return what is told of it."""
     found = {}
-    for one in suite():
+    for one in suites():
         out = folder / one.name
         result = fb.audit(
-            {"victim": victim}, clips, suite=one, out=out, seed=0, limit=limit, split=split, natural=natural
+            {"victim": victim}, clips, suite=one, out=out, seed=0, limit=limit or None, split=split, natural=natural
         ).result
         (own,) = result.victims
         found["n"], found["clean"] = own.clean.n, [own.clean.accuracy, *own.clean.ci95]
@@ -110,6 +108,9 @@ def attack(victim, clips, natural, split, folder, limit):
                 "bone_length_change": entry.bone_length_change,
             }
         found.setdefault("warnings", []).extend(sorted({warning.code for warning in result.warnings}))
+    with Ledger.read(folder / "defense") as ledger:  # SMART stops at success: what fewer steps reach
+        taken = [row.steps for row in ledger.rows("victim", "smart") if row.success]
+    found["smart_by_steps"] = {steps: sum(own <= steps for own in taken) for steps in STEPS}
     return found
 
 
@@ -124,78 +125,58 @@ def accuracy(victim, clips):
 def row(cell, found):
     """A line of the table; the attack that alone leaves least stands out."""
     attacks = found["attacks"]
-    inside = {name: own for name, own in attacks.items() if name != "smart, free"}
-    least = min(inside, key=lambda name: inside[name]["robust"][0])
-    figures = []
-    for name, own in inside.items():
-        left = f"{100 * own['robust'][0]:.1f}"
-        figures.append(f"**{left}**" if name == least else left)
-    free = attacks["smart, free"]
-    moved = "-" if free["position_m"] is None else f"{1000 * free['position_m']:.1f}"
-    clean = found["accuracy"]
-    seconds = "-" if found.get("seconds") is None else f"{found['seconds']:.0f}"
-    all_clean = rate(clean["value"], clean["ci95"])
-    figures = [all_clean, *figures, rate(found["left"][0], found["left"][1:]), moved, seconds]
-    return f"| {' | '.join([cell[1], str(cell[2]), cell[3], *figures])} |"
+    inside = {name: 100 * own["robust"][0] for name, own in attacks.items() if name != FREE}
+    figures = [f"**{left:.1f}**" if left == min(inside.values()) else f"{left:.1f}" for left in inside.values()]
+    moved, seconds = attacks[FREE]["position_m"], found["seconds"]
+    steps = " ".join(str(found["smart_by_steps"][str(count)]) for count in STEPS)
+    return [
+        *(cell[1], str(cell[2]), cell[3]),
+        rate(found["accuracy"]["value"], found["accuracy"]["ci95"]),
+        *figures,
+        rate(found["left"][0], found["left"][1:]),
+        f"{steps} of {attacks['smart']['attacked']}",
+        "-" if moved is None else f"{1000 * moved:.1f}",
+        "-" if seconds is None else f"{seconds:.0f}",
+    ]
 
 
-def write_page(result):
-    """Put the tables of the results between the marks of docs/defenses.md."""
-    names = [entry.name for entry in create_suite("defense").entries]
-    head = ["victim", "seed", "defense", "clean %", *names, "all, left %", "free SMART mm", "fit s"]
+def page(result):
+    """The tables of the results."""
+    names = [entry.name for entry in suites()[0].entries]
+    head = ["victim", "seed", "defense", "clean %", *names, "all, left %", f"SMART fells after {STEPS} steps"]
+    head += [f"{FREE}, mm", "fit s"]
     parts = []
     for data in SPLITS:
         own = [cell for cell in cells() if cell[0] == data and name_of(cell) in result["cells"]]
         if own:
-            n = {result["cells"][name_of(cell)]["n"] for cell in own}
-            parts.append(f"**{data}** ({SPLITS[data]}), {', '.join(map(str, sorted(n)))} clips attacked:")
-            lines = [row(cell, result["cells"][name_of(cell)]) for cell in own]
-            parts.append("\n".join([f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}", *lines]))
-    page = PAGE.read_text()
-    before, rest = page.split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
-    PAGE.write_text(before + MARKS[0] + "\n" + "\n\n".join(parts) + "\n\n" + MARKS[1] + after)
+            n = sorted({result["cells"][name_of(cell)]["n"] for cell in own})
+            parts.append(f"**{data}** ({SPLITS[data]}), {', '.join(map(str, n))} clips attacked:")
+            parts.append(table(head, [row(cell, result["cells"][name_of(cell)]) for cell in own]))
+    return parts or ["Nothing has been measured yet."]
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--weights", type=Path)
-    parser.add_argument("--data", type=Path)
+    parser = arguments_of(__doc__, results="defenses.json", example="utd_mhad-sgn-0-beat", limit=48, page=PAGE)
     parser.add_argument("--work", type=Path, help="where hardened victims and audits are kept")
-    parser.add_argument("--only", nargs="+", default=[""], help="beginnings of cells' names, as utd_mhad-sgn-0-beat")
-    parser.add_argument("--limit", type=int, default=48)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path, default=RESULTS)
-    parser.add_argument("--docs", action="store_true", help="write the tables of docs/defenses.md from the results")
     arguments = parser.parse_args()
-    result = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
+    results = Results(arguments.json)
     if arguments.docs:
-        write_page(result)
+        write_page(MARKS, page(results.all), PAGE)
         return
-    measured = result.setdefault("cells", {})
-    for cell in cells():
+    for cell, name in results.left(cells(), name_of, arguments.only):
         data, model, seed, recipe = cell
-        name = name_of(cell)
-        weights = arguments.weights / f"{model}.{data}.{seed}.safetensors"
-        if name in measured or not name.startswith(tuple(arguments.only)) or not weights.exists():
+        base = victim_of(arguments.weights, model, data, arguments.device, seed=seed)
+        if base is None:
             continue
-        base = fb.create_victim(str(weights), device=arguments.device)
-        path = str(next(arguments.data.glob(f"**/{data}.npz")))
-        part = fb.load_data(path, split=f"!{SPLITS[data]}", frames=base.frames)
-        test = fb.load_data(path, split=SPLITS[data], frames=base.frames)
+        test, part = (clips_of(arguments.data, data, base.frames, part=part) for part in ("test", "training"))
         file = arguments.work / f"{name}.safetensors"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        spent = file.with_suffix(".seconds")
         if not file.exists():
-            spent.write_text(str(harden(base, part, recipe, seed, file)))
+            harden(base, part, recipe, seed, file)
         victim = fb.create_victim(str(file), device=arguments.device)
         found = attack(victim, test, learn_natural_motion(part), SPLITS[data], file.with_suffix(""), arguments.limit)
-        found |= {"accuracy": accuracy(victim, test), "seconds": float(spent.read_text()) if RECIPES[recipe] else None}
-        found |= {"recipe": RECIPES[recipe], "seed": seed}
-        measured[name] = found
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
-        print(name, json.dumps(found), flush=True)
+        seconds = file.with_suffix(".seconds").read_text()
+        found |= {"accuracy": accuracy(victim, test), "seconds": float(seconds) if seconds else None}
+        results.add(name, found | {"recipe": RECIPES[recipe], "seed": seed})
 
 
 if __name__ == "__main__":

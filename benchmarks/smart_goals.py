@@ -129,10 +129,10 @@ def row(cell, found):
 
 
 def beside_pgd(measured, data, model):
-    """SMART in each ball beside PGD at the same mean displacement, read off the line through PGD's own balls.
+    """SMART in each ball beside PGD at the same mean displacement of the clips that fell, between two of PGD's balls.
 
     Success of both, and SMART's share of what PGD does to accelerations and bones. Nothing is said of displacements
-    that PGD was not measured at.
+    below or above those that PGD was measured at.
     """
     found = [
         {attack: measured.get(name_of((data, model, attack, "ab", ball))) for attack in ("pgd", "smart")}
@@ -140,9 +140,11 @@ def beside_pgd(measured, data, model):
     ]
     columns = ("position_m", "success", "acceleration", "bone_length_change")
     points = [[pair["pgd"][key] for key in columns] for pair in found if pair["pgd"] and pair["pgd"]["succeeded"]]
-    place, *lines = zip((0.0,) * len(columns), *sorted(points), strict=True)
+    if not points:
+        return
+    place, *lines = zip(*sorted(points), strict=True)
     for ball, smart in zip(BALLS[data], (pair["smart"] for pair in found), strict=True):
-        if smart and smart["succeeded"] and smart["position_m"] <= place[-1]:
+        if smart and smart["succeeded"] and place[0] <= smart["position_m"] <= place[-1]:
             success, *done = (float(np.interp(smart["position_m"], place, line)) for line in lines)
             shares = (smart[key] / value for key, value in zip(columns[2:], done, strict=True))
             yield ball, smart["position_m"], smart["success"], success, shares
@@ -188,7 +190,10 @@ def page(result):
             for ball, moved, *both, shares in beside_pgd(measured, data, model)
         ]
         if equal:
-            parts.append(f"**{data}**, SMART beside PGD at the same mean displacement, between two of PGD's balls:")
+            parts.append(
+                f"**{data}**, SMART beside PGD at the same mean displacement of the clips that fell, on the line "
+                "between two of PGD's balls. In one ball PGD fells more, since it uses all of it:"
+            )
             head = ["victim", "ball m", "pos. mm", "SMART %", "PGD %", "acc., of PGD's", "bones, of PGD's"]
             parts.append(table(head, equal))
     sets = [name for name in PUBLISHED if name != "columns"]
