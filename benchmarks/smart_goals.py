@@ -192,7 +192,7 @@ def page(result):
         if equal:
             parts.append(
                 f"**{data}**, SMART beside PGD at the same mean displacement of the clips that fell, on the line "
-                "between two of PGD's balls. In one ball PGD fells more, since it uses all of it:"
+                "between two of PGD's balls. In one ball PGD fells as many or more, since it uses all of it:"
             )
             head = ["victim", "ball m", "pos. mm", "SMART %", "PGD %", "acc., of PGD's", "bones, of PGD's"]
             parts.append(table(head, equal))
