@@ -15,6 +15,7 @@ from funnybone.attacks.problem import Problem, Progress, Trace
 from funnybone.attacks.rigid import free_joints, furthest_inside
 from funnybone.errors import DataError
 from funnybone.motion.angles import AngleMotion, as_it_is, positions, to_angles_near
+from funnybone.motion.hinges import farthest_bends, no_farther
 from funnybone.motion.turns import carried
 
 
@@ -27,8 +28,9 @@ class AngleSearch(Attack):
     body: bones keep in each frame the length that they were recorded with. No joint is turned by more than ``slack``
     from where it was, nor, where several bones hang on one joint, any of these by more against it. So no angle between
     two bones leaves the range that it has in the clip by more than ``slack``, or twice that at such a joint. With the
-    ``natural`` of the call, no angle leaves the joint limits of recorded motion either, but where the clean clip itself
-    is beyond them; without, nothing knows where an elbow ends. How fast a body can turn is no limit.
+    ``natural`` of the call, no angle leaves the joint limits of recorded motion either, and no elbow or knee bends
+    farther than anatomy has it, but where the clean clip itself is beyond them; without, nothing knows where an elbow
+    ends. How fast a body can turn is no limit.
 
     Of a threat model that was left, the nearest point is taken, and joints are turned to point there; what that still
     leaves outside goes back, frame by frame, on its way to the clean clip. So an L-infinity ball is searched well
@@ -98,6 +100,7 @@ class Turned(Problem):
     motion: AngleMotion = field(kw_only=True)  # the clean clips
     lower: Float[Tensor, "N M T J 3"] = field(kw_only=True)  # how far each angle may go from the clean one
     upper: Float[Tensor, "N M T J 3"] = field(kw_only=True)
+    farthest: Float[Tensor, "N M T H"] | None = field(kw_only=True)  # how far elbows and knees bend, if limits count
     still: Float[Tensor, "N M T V C"] = field(kw_only=True)  # positions of the clean clips, as rounded on their way
     free: Bool[Tensor, "N M T W 1"] = field(kw_only=True)  # what moves no joint that the threat model holds
 
@@ -110,17 +113,19 @@ class Turned(Problem):
             # Angles that are all zero are far from where rotation vectors jump.
             motion = as_it_is(problem.clips.xyz, problem.clips.valid, problem.clips.skeleton)
             upper = torch.full_like(motion.theta, torch.inf)
-            lower = -upper
+            lower, farthest = -upper, None
         else:
             limits = problem.natural.limits
             motion = limits.angles(problem.clips, breathing=True)
             lower, upper = (limits.lower - motion.theta).clamp(max=0), (limits.upper - motion.theta).clamp(min=0)
+            farthest = farthest_bends(motion)
         return cls(
             **parts,
             slack=slack,
             motion=motion,
             lower=lower,
             upper=upper,
+            farthest=farthest,
             still=positions(motion),
             free=~(held & _moved(problem)).any(-1, keepdim=True),
         )
@@ -157,9 +162,13 @@ class Turned(Problem):
     def _allowed(self, xyz: Tensor) -> Tensor:
         """Without turns that are not to be made, or too far."""
         xyz = torch.where(self.movable & torch.isfinite(xyz), xyz, 0)
-        turned = torch.minimum(torch.maximum(xyz[..., 1:, :], self.lower), self.upper)
+        turned = xyz[..., 1:, :].clamp(self.lower, self.upper)
         angle = torch.linalg.vector_norm(turned, dim=-1, keepdim=True)
-        return torch.cat([xyz[..., :1, :], turned * (self.slack / angle.clamp(min=self.slack))], -2)
+        turned = turned * (self.slack / angle.clamp(min=self.slack))
+        if self.farthest is not None:
+            theta = self.motion.theta
+            turned = no_farther(theta + turned, self.motion, self.farthest) - theta
+        return torch.cat([xyz[..., :1, :], turned], -2)
 
     def _returned(self, there: Tensor) -> Tensor:
         """Turned to point into the threat model, and back towards the clean clip where that is not enough."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from funnybone.errors import DataError
 from funnybone.motion.angles import AngleMotion, positions, to_angles, to_angles_near
 from funnybone.motion.dynamics import stencil
+from funnybone.motion.hinges import FARTHEST, farthest_bends, no_farther
 
 ACCURACY = 1e-10  # of the way that the iterations have to go, what may be left
 CHUNK = 2048  # angles whose paths are solved together: so many fit into a processor's cache
@@ -116,11 +117,14 @@ class Manifold:
         The clean motion.
     lower, upper : Float[Tensor, "N M P"]
         Limits of paths; infinite for the root.
+    farthest : Float[Tensor, "N M 1 H"]
+        How far elbows and knees bend (`funnybone.motion.hinges`).
     """
 
     clean: AngleMotion
     lower: Float[Tensor, "N M P"]
     upper: Float[Tensor, "N M P"]
+    farthest: Float[Tensor, "N M 1 H"]
 
     @classmethod
     def around(cls, clean: AngleMotion, lower: Float[Tensor, "J 3"], upper: Float[Tensor, "J 3"]) -> "Manifold":
@@ -128,11 +132,12 @@ class Manifold:
         free = clean.theta.new_full((*clean.theta.shape[:2], 3), torch.inf)
         low = torch.minimum(clean.theta.amin(2), lower).flatten(2)
         high = torch.maximum(clean.theta.amax(2), upper).flatten(2)
-        return cls(clean, torch.cat([-free, low], -1), torch.cat([free, high], -1))
+        farthest = torch.where(clean.valid[..., None], farthest_bends(clean), FARTHEST).amax(2, keepdim=True)
+        return cls(clean, torch.cat([-free, low], -1), torch.cat([free, high], -1), farthest)
 
     def __getitem__(self, rows: Int[Tensor, " K"] | Bool[Tensor, " N"]) -> "Manifold":
         """Return that of some of the clips."""
-        return Manifold(self.clean[rows], self.lower[rows], self.upper[rows])
+        return Manifold(self.clean[rows], self.lower[rows], self.upper[rows], self.farthest[rows])
 
     def paths(self, xyz: Float[Tensor, "N M T V 3"]) -> Float[Tensor, "N M T P"]:
         """Return positions as paths: inverse kinematics from the clean pose, with no regard to limits."""
@@ -153,13 +158,15 @@ class Manifold:
         return _path(self.clean)
 
     def limited(self, paths: Float[Tensor, "N M T P"]) -> Float[Tensor, "N M T P"]:
-        """Return paths within the limits, each angle as near as it can be."""
-        return torch.minimum(torch.maximum(paths, self.lower[:, :, None]), self.upper[:, :, None])
+        """Return paths within the limits: each angle as near as it can be, then elbows and knees bent no farther."""
+        paths = torch.minimum(torch.maximum(paths, self.lower[:, :, None]), self.upper[:, :, None])
+        theta = no_farther(paths[..., 3:].unflatten(-1, (-1, 3)), self.clean, self.farthest)
+        return torch.cat([paths[..., :3], theta.flatten(-2)], -1)
 
     def projected(self, paths: Float[Tensor, "N M T P"], weight: float = 1.0) -> Float[Tensor, "N M T P"]:
         """Return the nearest paths within the limits whose dynamics are near those of the clean motion."""
         rows = [part.flatten(0, 1) for part in (paths, self.clean_paths, self.lower, self.upper, self.clean.valid)]
-        return project_angles(*rows[:4], weight=weight, valid=rows[4]).reshape(paths.shape)
+        return self.limited(project_angles(*rows[:4], weight=weight, valid=rows[4]).reshape(paths.shape))
 
     def positions(self, paths: Float[Tensor, "N M T P"]) -> Float[Tensor, "N M T V 3"]:
         """Return the joint positions of paths in metres; zero where a frame is not valid."""
