@@ -119,7 +119,9 @@ def test_fingerprints_follow_code_and_what_it_closes_over():
 
 
 def test_fingerprints_are_the_same_in_another_process():
-    code = "import funnybone as fb; print(fb.create_victim('stgcn', data='synthetic').fingerprint)"
+    # Nor may a victim's making, or its fingerprint, import torch's compiler: that takes longer than all the rest.
+    code = """import sys; import funnybone as fb; print(fb.create_victim('stgcn', data='synthetic').fingerprint)
+assert "torch._dynamo" not in sys.modules"""
     # Two fresh ones, with other hash seeds; this process checks shapes in every function and so runs other code.
     said = {
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment).stdout

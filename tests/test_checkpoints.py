@@ -520,7 +520,7 @@ def test_a_model_without_packaged_weights_is_told_the_way():
         DataError, match=r"no weights of msg3d .*only .*stgcn\.synthetic.*funnybone train msg3d.*models imp"
     ):
         fb.create_victim("msg3d")
-    with pytest.raises(DataError, match=r"no weights of stgcn for data 'moon' .*, only stgcn\.synthetic"):
+    with pytest.raises(DataError, match=r"no weights of stgcn for data 'moon' .*, only .*stgcn\.synthetic"):
         fb.create_victim("stgcn", data="moon")
-    with pytest.raises(DataError, match=r"'stgcn': the data .* packaged are stgcn\.synthetic.*funnybone models import"):
+    with pytest.raises(DataError, match=r"'stgcn': the data .*packaged are .*stgcn\.synthetic.*models import"):
         fb.create_victim("stgcn")

@@ -59,7 +59,7 @@ class Allowance(TorchFunctionMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         if func in _FACTORIES:
-            self.used += nbytes(func(*args, **{**kwargs, "device": "meta"}))  # its size, without its memory
+            self.used += nbytes(_without_memory(func, *args, **kwargs))
             if self.used > self.limit:
                 raise DataError(
                     f"it describes a network of more than {described(self.limit)}, and holds {described(self.held)} of "
@@ -67,6 +67,18 @@ class Allowance(TorchFunctionMode):
                     hint="its options, or the tensors' shapes, are not those of the network that was saved",
                 )
         return func(*args, **kwargs)
+
+
+def _without_memory(func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    """What a factory would make, of the same size and type, in no memory."""
+    kwargs["device"] = "meta"
+    if func is torch.eye:  # by itself it would import torch's compiler, which takes longer than any network
+        return _empty_square(*args, **kwargs)
+    return func(*args, **kwargs)
+
+
+def _empty_square(n: int, m: int | None = None, **kwargs: Any) -> Tensor:
+    return torch.empty(n, n if m is None else m, **kwargs)
 
 
 def nbytes(tensor: Tensor) -> int:
