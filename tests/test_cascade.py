@@ -309,12 +309,16 @@ def test_stages_that_say_nothing_are_refused():
         (("pgd steps",), "'steps' is not a setting"),
         (("pgd steps=many",), "steps is 'many'"),
         (("pgd speed=3",), "has no setting 'speed'"),
+        (("pgd random_start=no",), "random_start is 'no'; give True or False"),
         (("cascade",), "cannot be a cascade"),
     ):
         with pytest.raises(fb.DataError, match=word):
             fb.create_attack("cascade", stages=stages)
     assert attack_from("smart preset=published steps=3").steps == 3
     assert attack_from("smart beta=(1.0,) scales=(0.02,)").beta == (1.0,)
+    # A text that is not empty counts as true; what is called true by name stays a name.
+    assert attack_from("basar project=false").project is attack_from("basar project=False").project is False
+    assert attack_from("basar project=true tangent=true").tangent == "true"
 
 
 # Ways into a victim that hides its gradient

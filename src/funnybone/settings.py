@@ -35,6 +35,8 @@ def build(kind: str, name: str, part: type[T], settings: dict[str, Any], preset:
     for key, value in settings.items():
         if kinds[key] in _NUMBERS and (isinstance(value, bool) or not isinstance(value, _NUMBERS[kinds[key]])):
             raise DataError(f"{kind} {name}: {key} is {value!r}", hint=f"give {_WORDS[kinds[key]]}")
+        if kinds[key] is bool and not isinstance(value, bool):  # the text "false" would count as true
+            raise DataError(f"{kind} {name}: {key} is {value!r}", hint="give True or False")
         if get_origin(kinds[key]) is Literal and value not in get_args(kinds[key]):
             choices = ", ".join(map(str, get_args(kinds[key])))
             raise DataError(f"{kind} {name}: {key} is {value!r}", hint=f"it is one of {choices}")
