@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import funnybone as fb
+from funnybone.models import list_packaged
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "attacks.md"
@@ -20,7 +21,7 @@ SPLITS = {"hdm05_11": "subject:mm,tr", "utd_mhad": "subject:2,4,6,8"}
 def arguments_of(description, *, results, example, limit, page=PAGE):
     """Return the parser of what all of these scripts are told."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
-    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--weights", type=Path, help="folder of train_victims.py; by default packaged victims alone")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--only", nargs="+", default=[""], help=f"beginnings of cells' names, as {example}")
     parser.add_argument("--limit", type=int, default=limit, help="clips of each data set; 0 for all")
@@ -61,9 +62,14 @@ class Results:
 
 @lru_cache(maxsize=32)
 def victim_of(folder, model, data, device, *, seed=0):
-    """Return the victim that `train_victims.py` made of a model and a data set, or None where there is none."""
-    weights = folder / f"{model}.{data}.{seed}.safetensors"
-    return fb.create_victim(str(weights), device=device) if weights.exists() else None
+    """Return the victim that `train_victims.py` made of a model and a data set, or None where there is none.
+
+    Without a file of that in the folder, or without a folder, the packaged one is taken, if there is one; its seed is 0.
+    """
+    weights, packaged = f"{model}.{data}.{seed}.safetensors", f"{model}.{data}"
+    if folder is not None and (folder / weights).exists():
+        return fb.create_victim(str(folder / weights), device=device)
+    return fb.create_victim(packaged, device=device) if seed == 0 and packaged in list_packaged() else None
 
 
 @lru_cache(maxsize=32)
