@@ -64,7 +64,7 @@ class Results:
 def victim_of(folder, model, data, device, *, seed=0):
     """Return the victim that `train_victims.py` made of a model and a data set, or None where there is none.
 
-    Without a file of that in the folder, or without a folder, the packaged one is taken, if there is one; its seed is 0.
+    Without a file of that in the folder, or without a folder, the packaged one is taken, where there is one, of seed 0.
     """
     weights, packaged = f"{model}.{data}.{seed}.safetensors", f"{model}.{data}"
     if folder is not None and (folder / weights).exists():

@@ -1,7 +1,7 @@
 """What a walk by labels costs beside its questions: its time over queries times the victim's cheapest answer.
 
 The cheapest answer is that of one clip at the batch size at which a clip costs least, measured before and after the
-walk in the same run. Processor time, so that other work on the machine counts for nothing.
+walk in the same run. Processor time, so that other work on the machine counts for little.
 
     python benchmarks/label_cost.py [--victims sgn.synthetic stgcn.synthetic] [--attacks basar "basar project=false"]
                                     [--clips 32] [--steps 60] [--json FILE]

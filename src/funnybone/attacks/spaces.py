@@ -43,7 +43,7 @@ class Space(ABC):
 
     @abstractmethod
     def positions(self, points: Float[Tensor, "B M T W"], rows: Int[Tensor, " B"]) -> Float[Tensor, "B M T V C"]:
-        """Return the positions that points stand for; points outside of limits stand for the nearest inside."""
+        """Return the positions that points stand for; points outside of limits stand for some inside."""
 
     def directions(self, noise: Float[Tensor, "B K M T W"], rows: Int[Tensor, " B"]) -> Float[Tensor, "B K M T W"]:
         """Return noise as directions: zero where nothing moves."""

@@ -18,6 +18,7 @@ from funnybone.errors import DataError
 from funnybone.metrics.deviations import masked_mean
 from funnybone.motion.angles import AngleMotion, to_angles
 from funnybone.motion.dynamics import derivative, stencil
+from funnybone.motion.hinges import FARTHEST, bends_of
 from funnybone.motion.limits import JointLimits, limits_of
 from funnybone.motion.rest import rest_pose
 from funnybone.skeletons import Skeleton
@@ -48,7 +49,8 @@ class NaturalMotion:
     A clip is natural when none of its figures is above a threshold:
 
     - ``bone_change``: of the bone that changes most, the root mean square change, as a share of its median length;
-    - ``beyond_limits`` (rad): by how much the angle that is farthest beyond its limit is so, mean over frames;
+    - ``beyond_limits`` (rad): by how much the angle that is farthest beyond its limit, or the elbow or knee that bends
+      farthest beyond what anatomy has, is so, mean over frames;
     - ``speed`` (m/s): of the fastest joint in the fastest frame;
     - ``mean_acceleration``, ``largest_acceleration`` (m/s^2), ``mean_jerk``, ``largest_jerk`` (m/s^3): over joints and
       frames;
@@ -262,7 +264,7 @@ def _figures(clips: Clips, limits: JointLimits, motion: AngleMotion) -> Tensor:
         "mean_jerk": means[2],
         "largest_jerk": largest[2],
         "trembling": means[2] / means[0].clamp(min=STILL),
-        "beyond_limits": _beyond(limits, motion),
+        "beyond_limits": _beyond(clips, limits, motion),
     }
     return torch.stack([found[name] for name in FIGURES], 1).nan_to_num(0)
 
@@ -274,8 +276,11 @@ def _bone_change(clips: Clips) -> Tensor:
     return change.nan_to_num(0).amax((1, 2))
 
 
-def _beyond(limits: JointLimits, motion: AngleMotion) -> Tensor:
-    return masked_mean(limits.excess(motion).amax((-1, -2)), motion.valid)
+def _beyond(clips: Clips, limits: JointLimits, motion: AngleMotion) -> Tensor:
+    worst = limits.excess(motion).amax((-1, -2))
+    bent = (bends_of(clips.xyz, clips.skeleton) - FARTHEST).clamp(min=0)
+    worst = torch.cat([worst[..., None], bent], -1).amax(-1)  # bends of the bones that were recorded, not of rigid ones
+    return masked_mean(worst, motion.valid)
 
 
 def _folds(clips: Clips) -> list[Bool[Tensor, " N"]]:

@@ -22,7 +22,7 @@ FARTHEST = math.radians(160) + 0.1
 NAMES = ("elbow", "knee", "forearm", "leg", "humerus", "femur")
 SIDES = ("left", "right", "l", "r")
 ROUNDED = 1e-6  # radians: a clip's own bend is not turned back
-HALVINGS = 24
+SAMPLES, HALVINGS = 64, 20
 
 
 class Hinges(NamedTuple):
@@ -92,12 +92,29 @@ def farthest_bends(clean: AngleMotion) -> Float[Tensor, "N M T H"]:
     return bends(clean).clamp(min=FARTHEST)
 
 
+def bends_of(xyz: Float[Tensor, "N M T V 3"], skeleton: Skeleton) -> Float[Tensor, "N M T H"]:
+    """Return by how many radians each elbow and knee of positions is bent; zero where a bone has no length.
+
+    Examples
+    --------
+    >>> from funnybone.testing import random_clips
+    >>> clips = random_clips(1, frames=4)
+    >>> bends_of(clips.xyz, clips.skeleton).shape
+    torch.Size([1, 1, 4, 4])
+    """
+    joint, bones = hinges(skeleton, xyz.device), skeleton.bone_vectors(xyz).double()
+    return _between(bones[..., joint.near, :], bones[..., joint.far, :]).to(xyz.dtype)
+
+
 def no_farther(
     theta: Float[Tensor, "N M T J 3"], clean: AngleMotion, farthest: Float[Tensor, "N M L H"]
 ) -> Float[Tensor, "N M T J 3"]:
-    """Return rotations without bends that are too far: those elbows and knees go back towards the clean ones.
+    """Return rotations whose elbows and knees went from the clean ones only until they were bent too far.
 
-    Rotation vectors go straight back, so that they stay within limits of their numbers that the clean ones keep.
+    Each rotation vector goes straight from the clean one to where it is, and stops where its limb is first bent
+    farther, even if it would come out on the other side: a forearm does not go through the upper arm. So whatever is
+    between the clean rotations and those that come back may be reached, too, and limits of the numbers that the clean
+    ones keep are kept. A part of the way that is bent too far and shorter than a sixty-fourth of it can be missed.
 
     Parameters
     ----------
@@ -109,19 +126,25 @@ def no_farther(
         Largest bends in radians, at least those of the clean clips; of each frame (L is T) or of all (L is one).
     """
     joint = hinges(clean.skeleton, theta.device)
-    turn, own = (part.index_select(-2, joint.turn).double() for part in (theta, clean.theta))
-    near, far = (bone.expand_as(turn) for bone in _resting(clean, joint))
-    most = farthest.double().expand(turn.shape[:-1]) + ROUNDED
-    beyond = _bend(turn, near, far) > most
-    if not bool(beyond.any()):
+    aim, own = (part.index_select(-2, joint.turn).double() for part in (theta, clean.theta))
+    near, far = (bone.expand_as(aim) for bone in _resting(clean, joint))
+    most = farthest.double().expand(aim.shape[:-1]) + ROUNDED
+    # A turn bends a limb by no more than its own angle; of the angles on the way, the largest is at one of its ends.
+    turned = torch.maximum(torch.linalg.vector_norm(aim, dim=-1), torch.linalg.vector_norm(own, dim=-1))
+    may = _between(near, far) + turned > most
+    if not bool(may.any()):
         return theta
-    aim, own, near, far, most = (part[beyond] for part in (turn, own, near, far, most))
-    inside = torch.zeros_like(most)  # share of the way that is known to be
+    start, way, near, far, most = own[may], (aim - own)[may], near[may], far[may], most[may]
+
+    shares = torch.linspace(0, 1, SAMPLES + 1, dtype=way.dtype, device=way.device)[1:, None]
+    beyond = _bend(start + shares[..., None] * way, near, far) > most
+    inside = beyond.to(torch.uint8).argmax(0).to(way.dtype) / SAMPLES  # the last share before the first that is not
     for halving in range(1, HALVINGS + 1):
-        share = inside + 0.5**halving
-        inside = torch.where(_bend(torch.lerp(own, aim, share[:, None]), near, far) <= most, share, inside)
-    turn[beyond] = torch.lerp(own, aim, inside[:, None])
-    return theta.index_copy(-2, joint.turn, torch.where(beyond[..., None], turn, theta[..., joint.turn, :]).to(theta))
+        share = inside + 0.5**halving / SAMPLES
+        inside = torch.where(_bend(start + share[:, None] * way, near, far) <= most, share, inside)
+    stopped, bent = beyond.any(0)[:, None], theta.index_select(-2, joint.turn)
+    bent[may] = torch.where(stopped, (start + inside[:, None] * way).to(theta), bent[may])
+    return theta.index_copy(-2, joint.turn, bent)
 
 
 def _resting(motion: AngleMotion, joint: Hinges) -> tuple[Tensor, Tensor]:
@@ -131,6 +154,11 @@ def _resting(motion: AngleMotion, joint: Hinges) -> tuple[Tensor, Tensor]:
 
 
 def _bend(turn: Tensor, near: Tensor, far: Tensor) -> Tensor:
-    turned = (matrix(turn) @ far[..., None]).squeeze(-1)
-    across = torch.linalg.vector_norm(torch.linalg.cross(near.expand_as(turned), turned), dim=-1)
-    return torch.atan2(across, (near * turned).sum(-1))
+    return _between(near, (matrix(turn) @ far[..., None]).squeeze(-1))
+
+
+def _between(one: Tensor, other: Tensor) -> Tensor:
+    """The angle between directions."""
+    one, other = torch.broadcast_tensors(one, other)
+    across = torch.linalg.vector_norm(torch.linalg.cross(one, other), dim=-1)
+    return torch.atan2(across, (one * other).sum(-1))

@@ -9,7 +9,6 @@ from torch import Tensor
 from funnybone.clips import Clips
 from funnybone.errors import DataError
 from funnybone.motion.angles import AngleMotion, to_angles
-from funnybone.motion.hinges import FARTHEST, bends, hinges
 from funnybone.motion.rest import rest_pose
 from funnybone.motion.turns import turns
 from funnybone.skeletons import Skeleton
@@ -25,7 +24,8 @@ class JointLimits:
     ----------
     lower, upper : Float[Tensor, "J 3"]
         Limits of rotation vectors in radians, in the order of `funnybone.motion.turns.turns`; infinite for the root,
-        which may face any way. How far elbows and knees bend is known beside these.
+        which may face any way. How far elbows and knees bend is known beside these:
+        `funnybone.motion.hinges`.
     rest : Float[Tensor, "B 3"]
         The rest pose that angles are counted from.
     skeleton : Skeleton
@@ -70,16 +70,9 @@ class JointLimits:
         return to_angles(clips.xyz, clips.valid, clips.skeleton, rest, breathing=breathing)
 
     def excess(self, motion: AngleMotion) -> Float[Tensor, "N M T J 3"]:
-        """Return by how many radians each angle of a motion is beyond its limits; zero where a frame is not valid.
-
-        Where an elbow or a knee bends farther than anatomy has it (`funnybone.motion.hinges`), by how much it does, if
-        that is more, stands at all three of its angles.
-        """
+        """Return by how many radians each angle of a motion is beyond its limits; zero where a frame is not valid."""
         lower, upper = self.lower.to(motion.theta), self.upper.to(motion.theta)
         beyond = torch.maximum(motion.theta - upper, lower - motion.theta).clamp(min=0)
-        turn = hinges(self.skeleton, motion.theta.device).turn
-        bent = (bends(motion) - FARTHEST).clamp(min=0)[..., None]
-        beyond = beyond.index_copy(-2, turn, torch.maximum(beyond.index_select(-2, turn), bent))
         return torch.where(motion.valid[..., None, None], beyond, 0)
 
     def to(self, device: torch.device | str) -> "JointLimits":

@@ -158,13 +158,16 @@ class Manifold:
         return _path(self.clean)
 
     def limited(self, paths: Float[Tensor, "N M T P"]) -> Float[Tensor, "N M T P"]:
-        """Return paths within the limits: each angle as near as it can be, then elbows and knees bent no farther."""
+        """Return paths within the limits: each angle as near as it can be, then elbows and knees bent not too far."""
         paths = torch.minimum(torch.maximum(paths, self.lower[:, :, None]), self.upper[:, :, None])
         theta = no_farther(paths[..., 3:].unflatten(-1, (-1, 3)), self.clean, self.farthest)
         return torch.cat([paths[..., :3], theta.flatten(-2)], -1)
 
     def projected(self, paths: Float[Tensor, "N M T P"], weight: float = 1.0) -> Float[Tensor, "N M T P"]:
-        """Return the nearest paths within the limits whose dynamics are near those of the clean motion."""
+        """Return the nearest paths within the limits of angles whose dynamics are near those of the clean motion.
+
+        Frames in which an elbow or knee then bends too far go back towards the clean pose, each for itself.
+        """
         rows = [part.flatten(0, 1) for part in (paths, self.clean_paths, self.lower, self.upper, self.clean.valid)]
         return self.limited(project_angles(*rows[:4], weight=weight, valid=rows[4]).reshape(paths.shape))
 
@@ -183,7 +186,8 @@ def project(
 ) -> Float[Tensor, "N M T V 3"]:
     """Return the natural motion nearest to clips, with the dynamics of clean ones and on their bones.
 
-    Inverse kinematics from the clean pose, `project_angles`, and forward kinematics. The path of the root is kept to
+    Inverse kinematics from the clean pose, `project_angles`, elbows and knees that bend too far back towards the clean
+    pose, and forward kinematics. The path of the root is kept to
     the clean accelerations as angles are, and has no limits. Frames that are not valid are zero. Angles that are read
     back from the result may be a few hundredths of a radian beyond a limit: where a twist was cut off at one joint, it
     shows at the next.
