@@ -13,16 +13,19 @@ import json
 import time
 from functools import lru_cache
 
+import matplotlib
 import torch
+from matplotlib.figure import Figure
 
 import funnybone as fb
-from cells import SPLITS, Results, arguments_of, clips_of, table, victim_of, write_page
+from cells import PAGE, SPLITS, Results, arguments_of, clips_of, table, victim_of, write_page
 from funnybone.attacks.as_text import attack_from
 from funnybone.attacks.decision import MARKS
 from funnybone.auditing.plan import choose
 from funnybone.auditing.schema import DEVIATIONS
 from funnybone.metrics.intervals import wilson
 
+FIGURES = PAGE.parent / "figures"
 ON_PAGE = ("<!-- black boxes: made by benchmarks/black_box.py -->\n", "<!-- end of black boxes -->\n")
 
 IN_FULL = ("sgn", "stgcn", "ctrgcn")
@@ -150,8 +153,33 @@ def row(cell, found):
     return [cell[1], cell[2], *figures]
 
 
+def draw(data, model, found):
+    """Draw median distances after so many queries, of any motion and of natural motion; return what shows it."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    axes = figure.subplots(1, 2, sharex=True, sharey=True)
+    for axis, key, title in zip(axes, CURVES, ("any motion", "natural motion"), strict=True):
+        for place, (attack, one) in enumerate(found.items()):
+            last = max(one["queries_median"] or 0, 1)
+            there = [(q, 1000 * d) for q, d in zip(one["curve"]["queries"], one["curve"][key], strict=True) if d]
+            # The curve holds what was nearest so far; where an attack has ended, its line ends.
+            there = [point for point in there if point[0] < last] + [(last, there[-1][1])] if there else []
+            axis.plot(*zip(*there, strict=True) if there else ([], []), color=f"C{place}", label=attack, lw=1.6)
+        axis.set(xscale="log", yscale="log", xlabel="queries", title=f"{model}, {data}: {title}")
+        axis.xaxis.set_major_formatter("{x:,.0f}")
+        for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+            which("{x:.0f}")
+        axis.grid(alpha=0.25, which="both", lw=0.5)
+    axes[0].set_ylabel("median displacement, mm")
+    axes[1].legend(frameon=False, fontsize=8)
+    FIGURES.mkdir(exist_ok=True)
+    file = FIGURES / f"queries.{data}.{model}.svg"
+    with matplotlib.rc_context({"svg.hashsalt": file.name}):  # the same figures make the same file
+        figure.savefig(file, metadata={"Date": None})
+    return f"![Median displacement after so many queries: {model}, {data}](figures/{file.name})"
+
+
 def page(result):
-    """The tables of the results."""
+    """The tables of the results, and a figure of each victim of several attacks."""
     headers = ["victim", "attack", "fell", "queries", "mm after 500", "after 1,000", "after 2,000", "in the end"]
     headers += ["acc. m/s²", "angles rad/s²", "bones %", "on manifold"]
     parts = []
@@ -160,6 +188,11 @@ def page(result):
         if own:
             parts.append(f"**{data}** ({SPLITS[data]}); displacements are medians over the clips that fell:")
             parts.append(table(headers, [row(cell, result["cells"][name_of(cell)]) for cell in own]))
+        for model in IN_FULL:
+            found = {cell[2]: result["cells"][name_of(cell)] for cell in own if cell[1] == model}
+            found = {attack: one for attack, one in found.items() if one["succeeded"]}
+            if len(found) > 1:
+                parts.append(draw(data, model, found))
     return parts
 
 

@@ -38,6 +38,25 @@ def test_forward_kinematics_is_compared(tmp_path):
     assert json.loads(out.read_text())["metres_apart"] < 2e-5
 
 
+def test_distances_against_queries_are_drawn_as_far_as_an_attack_went(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    black_box = importlib.import_module("black_box")
+    monkeypatch.setattr(black_box, "FIGURES", tmp_path / "figures")
+    curve = {
+        "queries": [1, 10, 100, 1000],
+        "position_m": [0.4, 0.2, 0.1, 0.1],
+        "natural_position_m": [None, 0.3, 0.2, 0.2],
+    }
+    never = {**curve, "natural_position_m": [None] * 4}
+    found = {"near": {"queries_median": 90, "curve": curve}, "far & away": {"queries_median": 900, "curve": never}}
+    shown = black_box.draw("data", "model", found)
+    assert shown.endswith("](figures/queries.data.model.svg)")
+    once = (tmp_path / "figures" / "queries.data.model.svg").read_text()
+    assert "<svg" in once
+    black_box.draw("data", "model", found)
+    assert (tmp_path / "figures" / "queries.data.model.svg").read_text() == once
+
+
 def test_a_cell_of_black_boxes_survives_a_kill(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     black_box, cells = importlib.import_module("black_box"), importlib.import_module("cells")
