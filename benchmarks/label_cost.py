@@ -55,6 +55,7 @@ def measure(victim, attack, clips, starts, natural):
         "queries": queries,
         "answer_ms": 1000 * answer,
         "best_batch": size,
+        "steps": attack.settings().get("steps"),
         "clips": len(clips),
         "attacked": int(outcome.attacked.sum()),
     }
@@ -70,16 +71,16 @@ def main():
     arguments = parser.parse_args()
     test, training = (fb.load_data("synthetic", split=part) for part in ("test", "train"))
     natural, clips = fb.metrics.learn_natural_motion(training[::8]), choose(test, arguments.clips, seed=0)
-    found = {}
+    machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
+    found = json.loads(arguments.json.read_text())["measured"] if arguments.json.exists() else {}
     for name in arguments.victims:
         victim = fb.create_victim(name)
         for text in arguments.attacks:
             attack = attack_from(f"{text} steps={arguments.steps}" if text.startswith("basar") else text)
             found[f"{name}, {text}"] = record = measure(victim, attack, clips, test, natural)
+            arguments.json.write_text(json.dumps(machine | {"measured": found}, indent=1) + "\n")
             print(f"{name}, {text}: {record['ratio']:.2f} times its questions, {record['queries']:,} queries of")
             print(f"  {record['answer_ms']:.2f} ms in batches of {record['best_batch']}", flush=True)
-    machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
-    arguments.json.write_text(json.dumps(machine | {"steps": arguments.steps, "measured": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

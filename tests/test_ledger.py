@@ -453,7 +453,7 @@ def test_shards_are_plain_safetensors(folder):
     assert tensors["xyz"].shape == (32, 1, 8, 17, 3)
 
 
-@pytest.mark.parametrize("executor", ["process", "ray"])
+@pytest.mark.parametrize("executor", ["process", pytest.param("ray", marks=pytest.mark.slow)])
 def test_several_processes_come_to_the_same_rows(tmp_path, folder, executor):
     calls = []
     again(tmp_path / executor, executor=executor, workers=2, progress=lambda *told: calls.append(told))

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import types
 from collections.abc import Iterator, Mapping, Sequence, Set
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -32,62 +33,54 @@ def _told(whole: Any, around: frozenset[int], classes: dict[type, list[bytes]]) 
     """Everything of a value, as bytes, in the order in which it is met.
 
     ``around`` are the objects that it is part of, so that cycles end; ``classes`` is what was told of each class: a
-    network has hundreds of modules of a few. A loop, since a network has tens of thousands of values.
+    network has hundreds of modules of a few. One loop without calls, since a network has tens of thousands of values.
     """
-    ahead, met = [(whole, around)], []
+    ahead: list[tuple[Any, frozenset[int]]] = [(whole, around)]
+    met = []
     while ahead:
         value, within = ahead.pop()
         if id(value) in within:
             yield b"cycle"
             continue
         met.append(value)  # as long as an id stands for it, it has to be there
-        own, parts = _opened(value)
-        yield from own
         within = within | {id(value)}
-        if isinstance(value, type):
+        parts: Sequence[Any] = ()
+        if value is None or isinstance(value, bool | int | float | complex | str | torch.dtype | torch.device):
+            yield repr(value).encode()
+        elif isinstance(value, bytes):
+            yield value
+        elif isinstance(value, Tensor):
+            yield f"{value.dtype}{tuple(value.shape)}".encode()
+            yield value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        elif isinstance(value, list | tuple):
+            yield f"{len(value)}".encode()
+            parts = value
+        elif isinstance(value, types.CodeType):
+            yield value.co_code + repr(value.co_names).encode()
+            parts = [value.co_consts]
+        elif isinstance(value, type):
             if value not in classes:
-                classes[value] = list(_told(parts[0], within, classes))
+                named = sorted(vars(value).items(), key=itemgetter(0))
+                methods = [(name, part) for name, part in named if isinstance(part, types.FunctionType)]
+                classes[value] = list(_told((value.__qualname__, methods), within, classes))
             yield from classes[value]
+        elif isinstance(value, types.FunctionType):
+            cells = [cell.cell_contents for cell in value.__closure__ or ()]
+            parts = [(value.__code__, value.__defaults__, value.__kwdefaults__, cells)]
+        elif isinstance(value, types.MethodType):
+            parts = [(value.__func__, value.__self__)]
+        elif isinstance(value, functools.partial):
+            parts = [(value.func, value.args, value.keywords)]
+        elif isinstance(value, Mapping):
+            parts = [sorted(((str(key), item) for key, item in value.items()), key=itemgetter(0))]
+        elif isinstance(value, Set):
+            parts = [sorted(map(repr, value))]
+        elif isinstance(value, nn.Module):
+            own = {name: part for name, part in vars(value).items() if not name.startswith("_") and name != "training"}
+            tensors = (dict(value.named_parameters(recurse=False)), dict(value.named_buffers(recurse=False)))
+            parts = [(type(value), own, *tensors, dict(value.named_children()))]
+        elif dataclasses.is_dataclass(value):
+            parts = [(type(value), {field.name: getattr(value, field.name) for field in dataclasses.fields(value)})]
         else:
-            ahead.extend((part, within) for part in reversed(parts))
-
-
-def _opened(value: Any) -> tuple[tuple[bytes, ...], Sequence[Any]]:
-    """What is told of a value itself, and the values that it is made of."""
-    if value is None or isinstance(value, bool | int | float | complex | str | torch.dtype | torch.device):
-        return (repr(value).encode(),), ()
-    if isinstance(value, bytes):
-        return (value,), ()
-    if isinstance(value, Tensor):
-        numbers = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        return (f"{value.dtype}{tuple(value.shape)}".encode(), numbers), ()
-    if isinstance(value, list | tuple):
-        return (f"{len(value)}".encode(),), value
-    if isinstance(value, types.CodeType):
-        return (value.co_code + repr(value.co_names).encode(),), [value.co_consts]
-    return (), [_described(value)]
-
-
-def _described(value: Any) -> Any:
-    """A value in simpler ones."""
-    if isinstance(value, types.FunctionType):
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        return value.__code__, value.__defaults__, value.__kwdefaults__, cells
-    if isinstance(value, types.MethodType):
-        return value.__func__, value.__self__
-    if isinstance(value, functools.partial):
-        return value.func, value.args, value.keywords
-    if isinstance(value, type):
-        methods = [(name, part) for name, part in sorted(vars(value).items()) if isinstance(part, types.FunctionType)]
-        return value.__qualname__, methods
-    if isinstance(value, Mapping):
-        return sorted(((str(key), item) for key, item in value.items()), key=lambda pair: pair[0])
-    if isinstance(value, Set):
-        return sorted(map(repr, value))
-    if isinstance(value, nn.Module):
-        own = {name: part for name, part in vars(value).items() if not name.startswith("_") and name != "training"}
-        tensors = (dict(value.named_parameters(recurse=False)), dict(value.named_buffers(recurse=False)))
-        return type(value), own, *tensors, dict(value.named_children())
-    if dataclasses.is_dataclass(value):
-        return type(value), {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    return type(value).__qualname__, getattr(value, "__dict__", {})
+            parts = [(type(value).__qualname__, getattr(value, "__dict__", {}))]
+        ahead.extend((part, within) for part in reversed(parts))
