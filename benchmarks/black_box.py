@@ -32,6 +32,7 @@ IN_FULL = ("sgn", "stgcn", "ctrgcn")
 OTHERS = ("hrnn", "agcn", "asgcn", "dgnn", "msg3d", "stgcnpp", "skateformer", "frhead")
 OF_OTHERS = 16  # clips
 AT_ONCE = 600  # seconds: as many clips are attacked together as take about so long
+ENOUGH = 8  # clips, for a cell under way to be shown
 CURVES = ("position_m", "natural_position_m")
 # By labels alone; the second without its projection, at as many steps: 500, which take some 4,000 queries. The others
 # have so many.
@@ -150,7 +151,7 @@ def row(cell, found):
         ),
         f"{found['on_manifold']} of {succeeded} (clean {found['clean_on_manifold']} of {found['attacked']})",
     ]
-    return [cell[1], cell[2], *figures]
+    return [cell[1], called(cell[2], found), *figures]
 
 
 def draw(data, model, found):
@@ -178,19 +179,31 @@ def draw(data, model, found):
     return f"![Median displacement after so many queries: {model}, {data}](figures/{file.name})"
 
 
+def measured(result):
+    """The record of each cell by name: of those under way too, if some clips are done."""
+    begun = {name: whole(one) | {"under_way": True} for name, one in result.get("begun", {}).items()}
+    return {name: one for name, one in begun.items() if one["n"] >= ENOUGH} | result["cells"]
+
+
+def called(attack, found):
+    """An attack's name in tables and figures; of a cell under way, with the number of its clips."""
+    return f"{attack} (first {found['n']} clips)" if "under_way" in found else attack
+
+
 def page(result):
     """The tables of the results, and a figure of each victim of several attacks."""
+    records = measured(result)
     headers = ["victim", "attack", "fell", "queries", "mm after 500", "after 1,000", "after 2,000", "in the end"]
     headers += ["acc. m/s²", "angles rad/s²", "bones %", "on manifold"]
     parts = []
     for data in SPLITS:
-        own = [cell for cell in cells() if cell[0] == data and name_of(cell) in result["cells"]]
+        own = [cell for cell in cells() if cell[0] == data and name_of(cell) in records]
         if own:
             parts.append(f"**{data}** ({SPLITS[data]}); displacements are medians over the clips that fell:")
-            parts.append(table(headers, [row(cell, result["cells"][name_of(cell)]) for cell in own]))
+            parts.append(table(headers, [row(cell, records[name_of(cell)]) for cell in own]))
         for model in IN_FULL:
-            found = {cell[2]: result["cells"][name_of(cell)] for cell in own if cell[1] == model}
-            found = {attack: one for attack, one in found.items() if one["succeeded"]}
+            found = {cell[2]: records[name_of(cell)] for cell in own if cell[1] == model}
+            found = {called(attack, one): one for attack, one in found.items() if one["succeeded"]}
             if len(found) > 1:
                 parts.append(draw(data, model, found))
     return parts
