@@ -13,8 +13,8 @@ from funnybone.motion.rotations import matrix
 from funnybone.motion.turns import turns
 from funnybone.skeletons import Skeleton
 
-# From a straight limb. By hand, an elbow and a knee are bent by 160 degrees before flesh meets flesh; the joints of
-# recordings lie beside those of the bones, by which a bend can come out about a tenth of a radian larger.
+# From a straight limb. Bent by hand, flesh meets flesh at about 160 degrees: a round figure of ours, no table's. The
+# joints of recordings lie beside those of the bones, by which a bend can come out about a tenth of a radian larger.
 FARTHEST = math.radians(160) + 0.1
 
 # The joint at which a limb bends, as skeletons call it without its side: by name, by the segment that begins there
