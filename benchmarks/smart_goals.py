@@ -81,6 +81,7 @@ def measure(victim, clips, attack, goal, ball, precision, batch):
     attacked, succeeded = int(outcome.attacked.sum()), int(outcome.success.sum())
     return {
         "settings": outcome.provenance["settings"],
+        "victim": outcome.provenance["victim"]["fingerprint"],
         "seed": 0,
         "n": len(clips),
         "attacked": attacked,
