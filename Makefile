@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for python in python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
-SOURCES := src tests docs/draw_skeletons.py $(wildcard benchmarks)
+SOURCES := src tests conftest.py docs/draw_skeletons.py $(wildcard benchmarks)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all lint benchmark web clean browser
