@@ -30,7 +30,7 @@ def sentences(result: AuditResult) -> list[str]:
     unit, known = UNITS[result.data.unit], {victim.name: victim for victim in result.victims}
     lines: list[str] = []
     for victim in result.victims:
-        lines += _of_victim(victim, unit.scale, unit.distance)
+        lines += _of_victim(victim, result.suite, unit.scale, unit.distance)
     for victim in result.victims:
         base = known.get(victim.hardening.base or "") if victim.hardening else None
         if base is not None:
@@ -42,12 +42,13 @@ def sentences(result: AuditResult) -> list[str]:
     return lines
 
 
-def _of_victim(victim: VictimResult, scale: int, distance: str) -> Iterator[str]:
+def _of_victim(victim: VictimResult, suite: str, scale: int, distance: str) -> Iterator[str]:
     clean, name = victim.clean, victim.name
     right = round(clean.accuracy * clean.n)
     first = f"{name} gets {right} of {_clips(clean.n, 'clean ')} right, {_share(right, clean.n)}."
     if victim.worst_case is None:
-        yield f"{first} It was not attacked."
+        others = "" if suite == "blackbox" else ": attacks that ask for labels or scores alone are in suite blackbox"
+        yield f"{first} It was not attacked{others}."
         return
     fooled = right - round(victim.worst_case.robust_accuracy * clean.n)
     if right == 0:

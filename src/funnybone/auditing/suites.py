@@ -164,7 +164,8 @@ def _full() -> Suite:
     balls = _balls(
         (1, 2, 5, 10, 20, 50, 100), (0.039, 0.077, 0.19, 0.39, 0.77, 1.9, 3.9), steps=100, step_sizes=(0.05, 0.05)
     )
-    return _suite("full", [*balls, _entry("smart", "smart", Unbounded(), **smart)], _transfer(200, smart))
+    white = [*balls, _entry("cascade", "cascade", Linf(0.010)), _entry("smart", "smart", Unbounded(), **smart)]
+    return _suite("full", [*white, *_black_boxes(1000)], _transfer(200, smart))
 
 
 def _defense() -> Suite:
@@ -182,12 +183,30 @@ def _defense() -> Suite:
     return _suite("defense", entries, _transfer(50, {"steps": 200}, millimetres=5))
 
 
+def _black_box() -> Suite:
+    return _suite("blackbox", _black_boxes(1000), _transfer(50, {"steps": 200}))
+
+
+def _black_boxes(queries: int) -> list[Entry]:
+    """One attack by scores in a ball; by labels alone, two walks that nothing bounds, and one through joint angles.
+
+    Those walks succeed wherever there is a motion of another class to start from: what counts is how near they come.
+    """
+    natural = create_attack("hopskipjump", preset="natural", queries=queries)
+    return [
+        _entry("square-linf-10mm", "square", Linf(0.010), queries=queries),
+        _entry("hopskipjump", "hopskipjump", Unbounded(), queries=queries),
+        Entry(natural, AnythingBut(), Unbounded(), "hopskipjump-natural"),
+        _entry("basar", "basar", Unbounded(), queries=queries),
+    ]
+
+
 def _suite(name: str, entries: list[Entry], transfer: tuple[Entry, ...]) -> Suite:
     return Suite(name, tuple(entries), unit="metre", transfer=transfer)
 
 
 # An attack joins by a line in these suites; nothing else in the library names one.
-_SUITES = {"quick": _quick, "standard": _standard, "full": _full, "defense": _defense}
+_SUITES = {"quick": _quick, "standard": _standard, "full": _full, "defense": _defense, "blackbox": _black_box}
 
 
 def suite_names() -> list[str]:
@@ -196,7 +215,7 @@ def suite_names() -> list[str]:
     Examples
     --------
     >>> suite_names()
-    ['quick', 'standard', 'full', 'defense']
+    ['quick', 'standard', 'full', 'defense', 'blackbox']
     """
     return list(_SUITES)
 
@@ -212,7 +231,7 @@ def create_suite(name: str) -> Suite:
     Examples
     --------
     >>> len(create_suite("full").entries)
-    15
+    20
     """
     if name not in _SUITES:
         raise DataError(f"no suite is named {name!r}", hint=f"suites are {', '.join(_SUITES)}")
