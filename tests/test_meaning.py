@@ -79,7 +79,7 @@ def test_of_attacks_that_leave_the_same_the_one_that_moves_joints_less_is_the_st
     [
         (victim("v", right=50, left=50), "No attack fools it on any of these, 0.0 % [0.0, 7.1]."),
         (victim("v", right=0, left=0, attacks=[attack(right=0, fooled=0)]), "Nothing was left to attack."),
-        (victim("v", attacks=[]), "It was not attacked: attacks that ask for labels or scores alone are in suite blackbox."),
+        (victim("v", attacks=[]), "attacks that ask for labels or scores alone are in suite blackbox."),
     ],
 )
 def test_where_nothing_fell(found, says):
