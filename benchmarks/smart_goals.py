@@ -82,6 +82,7 @@ def measure(victim, clips, attack, goal, ball, precision, batch):
     return {
         "settings": outcome.provenance["settings"],
         "victim": outcome.provenance["victim"]["fingerprint"],
+        "precision": precision,
         "seed": 0,
         "n": len(clips),
         "attacked": attacked,
@@ -170,6 +171,9 @@ def page(result):
         means = [f"{goal} {100 * sum(met) / len(met):.1f} % ({len(met)})" for goal, met in goals_met.items() if met]
         if means:
             parts.append(f"Mean over victims (how many): {', '.join(means)}.")
+        mixed = [f"{cell[1]} {cell[3]}" for cell in own if measured[name_of(cell)].get("precision") == "bf16"]
+        if mixed:
+            parts.append(f"Searched in bf16, judged in float32: {', '.join(dict.fromkeys(mixed))}.")
         if clean:
             parts.append(
                 f"Between two performances of one action ({clean['n']} pairs of clean clips, laid over each other): "
