@@ -282,6 +282,43 @@ def test_what_is_not_in_metres_is_not_attacked_in_metres_nor_shown_in_them(tmp_p
     assert not re.search(r"\bmm\b|m/s²", re.sub(r"<script.*?</script>|px/s²|units/s²|0\.1 mm", "", page, flags=re.S))
 
 
+def test_an_audit_searched_in_bf16_says_so_and_is_not_one_in_float32(tmp_path, small, pgd):
+    victim = linear_victim(small)
+    suite = Suite("one", (Entry(pgd, fb.goals.AnythingBut(), Linf(0.1), "one"),))
+    done = audit(victim, small, suite=suite, out=tmp_path, precision="bf16")
+    assert done.result.precision == "bf16"
+    assert "suite one searched in bf16, seed 0" in str(done)
+    assert "Suite one searched in bf16, judged in float32, seed 0." in done.to_html().read_text()
+    with Ledger.read(tmp_path) as ledger:
+        (attacked,) = {ledger.about().precision}
+    assert attacked == "bf16"
+    with pytest.raises(fb.DataError, match="precision bf16 there, not given here"):
+        audit(victim, small, suite=suite, out=tmp_path)
+
+
+def test_attacks_of_an_audit_search_in_its_precision(tmp_path, small, pgd):
+    seen = set()
+
+    class Watched(torch.nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+        def forward(self, xyz):
+            if xyz.requires_grad:
+                seen.add(torch.is_autocast_enabled("cpu"))
+            return self.module(xyz)
+
+    plane = linear_victim(small)
+    victim = fb.TorchVictim(Watched(plane.module), skeleton=plane.skeleton, classes=plane.classes, name="watched")
+    suite = Suite("one", (Entry(pgd, fb.goals.AnythingBut(), Linf(0.1), "one"),))
+    audit(victim, small, suite=suite, out=tmp_path / "low", precision="bf16")
+    assert True in seen
+    seen.clear()
+    audit(victim, small, suite=suite, out=tmp_path / "full")
+    assert seen == {False}
+
+
 def test_entries_of_one_name_are_refused(pgd):
     entry = Entry(pgd, fb.goals.AnythingBut(), Unbounded(), "same")
     with pytest.raises(fb.DataError, match="two entries are named 'same'"):

@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
+from funnybone.attacks.problem import Precision
 from funnybone.auditing.files import digest_of
 from funnybone.auditing.plan import Chunk
 from funnybone.auditing.rows import Row
@@ -55,11 +56,14 @@ class Given:
         All of them; attacks that start from another motion start from one of these.
     natural : NaturalMotion, optional
         What recorded motion keeps to.
+    precision : {"fp32", "bf16"}
+        In which attacks search.
     """
 
     victims: Mapping[str, Victim]
     clips: Clips
     natural: NaturalMotion | None = None
+    precision: Precision = "fp32"
 
 
 def attack(chunk: Chunk, given: Given, progress: ChunkProgress | None = None) -> Finished:
@@ -80,6 +84,7 @@ def attack(chunk: Chunk, given: Given, progress: ChunkProgress | None = None) ->
         starts=given.clips,
         generator=torch.Generator().manual_seed(chunk.attack_seed),
         batch_size=len(own),
+        precision=given.precision,
         progress=tell,
     )
     seconds = time.perf_counter() - began

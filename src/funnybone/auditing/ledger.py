@@ -178,7 +178,11 @@ class Ledger:
             raise self._damaged("table meta, entry identity: not a JSON object")
         odd = [key for key in {**there, **here} if there.get(key) != here.get(key)]
         if odd:
-            short = [f"{key} {there[key]} there, {here[key]} here" for key in odd if _is_short(there, here, key)]
+            short = [
+                f"{key} {there.get(key, 'not given')} there, {here.get(key, 'not given')} here"
+                for key in odd
+                if _is_short(there, here, key)
+            ]
             what = ", ".join(short) if short else f"other {odd[0]}"
             raise DataError(f"{self.folder}: holds another audit ({what})", hint="choose another --out")
 

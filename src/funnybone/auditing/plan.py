@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 import funnybone
+from funnybone.attacks.problem import Precision
 from funnybone.auditing.cast import Cast
 from funnybone.auditing.files import digest_of
 from funnybone.auditing.suites import Entry, Suite
@@ -172,7 +173,13 @@ def data_digest(clips: Clips) -> str:
 
 
 def identity(
-    cast: Cast, clips: Clips, suite: Suite, seed: int, limit: int | None, natural: NaturalMotion | None = None
+    cast: Cast,
+    clips: Clips,
+    suite: Suite,
+    seed: int,
+    limit: int | None,
+    natural: NaturalMotion | None = None,
+    precision: Precision = "fp32",
 ) -> dict[str, Any]:
     """What makes two audits the same one: plain values, compared key by key."""
 
@@ -199,6 +206,8 @@ def identity(
     }
     if natural is not None:
         same["natural"] = natural.digest()
+    if precision != "fp32":
+        same["precision"] = precision
     if cast.surrogates:
         same["surrogates"] = described(cast.surrogates)
         same["transfer"] = [entry.content() for entry in suite.transfer]

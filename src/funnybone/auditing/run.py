@@ -5,10 +5,11 @@ import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
+from funnybone.attacks.problem import Precision
 from funnybone.attacks.verdict import judge, repeatable
 from funnybone.auditing import checks, executors, files, meaning, statistics
 from funnybone.auditing.asking import ask_targets
@@ -77,6 +78,7 @@ def audit(
     split: str | None = None,
     progress: Progress | None = None,
     natural: NaturalMotion | None = None,
+    precision: Precision = "fp32",
     executor: executors.Executor = "inline",
     workers: int | None = None,
 ) -> Audit:
@@ -97,7 +99,8 @@ def audit(
         entries, and every victim and every surrogate is asked about the clips that come of it: ``result.transfer``.
         A victim can be a surrogate too, under the same name.
     suite : str or Suite
-        ``"quick"``, ``"standard"``, ``"full"``, ``"defense"``, whose budgets are in metres, or one of your own.
+        ``"quick"``, ``"standard"``, ``"full"``, ``"defense"``, ``"blackbox"``, whose budgets are in metres, or one of
+        your own.
     out : str or Path
         The audit's folder; made where it does not exist.
     seed : int
@@ -111,6 +114,8 @@ def audit(
     natural : NaturalMotion, optional
         What recorded motion keeps to, learned from clips that are not audited: joint limits for attacks that keep them,
         and the test that ``on_manifold_rate`` is the share of.
+    precision : {"fp32", "bf16"}
+        Attacks search in mixed precision; verdicts are float32's all the same.
     executor : {"inline", "process", "ray"}
         ``"process"``: chunks are attacked by several processes with one thread each. The rows are the same up to the
         rounding that another number of threads brings, which can decide a clip on the border. ``"ray"``: the same as
@@ -145,6 +150,8 @@ def audit(
         raise DataError(f"{clips.name}: there are no clips to audit", hint="choose another split")
     if executor not in executors.EXECUTORS:
         raise DataError(f"no executor is named {executor!r}", hint=f"executors are {', '.join(executors.EXECUTORS)}")
+    if precision not in get_args(Precision):
+        raise DataError(f"precision is {precision!r}", hint=f"write {' or '.join(get_args(Precision))}")
     if not -(2**63) <= seed < 2**63:
         raise DataError(f"seed is {seed}", hint="give an integer of 64 bits")
     if chosen.unit not in (None, clips.unit):
@@ -167,11 +174,12 @@ def audit(
         observed[name] = checks.observe(victim, clips[:CHUNK], logits)
 
     folder = Path(out).expanduser()
-    about = _about(cast, clips, chosen, seed, split, plan, observed, natural)
-    with Ledger.write(folder, identity(cast, clips, chosen, seed, limit, natural), about, clips) as ledger:
+    about = _about(cast, clips, chosen, seed, split, plan, observed, natural, precision)
+    same = identity(cast, clips, chosen, seed, limit, natural, precision)
+    with Ledger.write(folder, same, about, clips) as ledger:
         for name, victim in cast.everyone.items():
             ledger.record_clean(name, clips, predictions[name], stochastic=victim.stochastic)
-        _attack(ledger, plan, executors.Given(cast.everyone, clips, natural), progress, executor, workers)
+        _attack(ledger, plan, executors.Given(cast.everyone, clips, natural, precision), progress, executor, workers)
         ask_targets(ledger, plan, cast, clips, progress)
         result = summarise(ledger, environment(cast.everyone))
         files.replace(folder / RESULT, result.save)
@@ -236,6 +244,7 @@ def summarise(ledger: Ledger, environment: Mapping[str, str]) -> AuditResult:
     result = AuditResult(
         seed=about.seed,
         suite=about.suite,
+        precision=about.precision,
         data=about.data,
         victims=victims,
         surrogates=surrogates,
@@ -277,6 +286,7 @@ def _about(
     plan: Plan,
     observed: Mapping[str, Observed],
     natural: NaturalMotion | None,
+    precision: Precision,
 ) -> About:
     """What the summary needs besides the rows."""
     _, persons, frames, _, _ = clips.xyz.shape
@@ -302,6 +312,7 @@ def _about(
         data=data,
         suite=suite.name,
         seed=seed,
+        precision=precision,
         entries=[PlannedEntry(**entry.describe()) for entry in suite.entries],
         skipped=list(plan.skipped),
         victims=[

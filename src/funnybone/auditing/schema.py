@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from funnybone.attacks.problem import Precision
 from funnybone.errors import DataError
 from funnybone.victims.hardened import Fitted
 
@@ -206,6 +207,7 @@ class About(Model):
     data: DataSummary
     suite: str
     seed: int
+    precision: Precision = "fp32"
     entries: list[PlannedEntry]
     skipped: list[tuple[str, str, str]]  # victim, entry, why
     victims: list[PlannedVictim]
@@ -242,6 +244,7 @@ class AuditResult(Model):
     schema_version: Literal[1] = SCHEMA_VERSION
     seed: int
     suite: str
+    precision: Precision = "fp32"  # in which attacks searched; verdicts are float32's
     data: DataSummary
     victims: list[VictimResult]
     surrogates: list[SurrogateResult] = []

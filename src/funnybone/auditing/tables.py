@@ -60,8 +60,9 @@ def rows(result: AuditResult) -> list[list[str]]:
 def heading(result: AuditResult) -> str:
     """Return one line that says what was audited."""
     kind = ", synthetic: no person was recorded" if result.data.synthetic else ""
+    searched = f" searched in {result.precision}" if result.precision != "fp32" else ""
     part = f", {result.data.split}" if result.data.split else ""
-    return f"{result.data.name}{part}: n={result.data.n}, suite {result.suite}, seed {result.seed}{kind}"
+    return f"{result.data.name}{part}: n={result.data.n}, suite {result.suite}{searched}, seed {result.seed}{kind}"
 
 
 # The denominator of every rate of transfer.

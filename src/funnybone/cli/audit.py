@@ -39,6 +39,7 @@ def audit(
     out: Path | None = None,
     frames: Annotated[int | None, Length] = None,
     natural: Path | None = None,
+    precision: Literal["fp32", "bf16"] = "fp32",
     executor: Annotated[Literal["inline", "process", "ray"], Parameter(show_choices=True)] = "inline",
     resume: bool = True,
     seed: Seed = 0,
@@ -62,7 +63,7 @@ def audit(
     surrogate
         Attack this classifier too, and ask every victim about the clips that come of it; once for each surrogate.
     suite
-        quick, standard, full or defense.
+        quick, standard, full, defense or blackbox.
     limit
         Audit this many clips: a choice that the seed makes and in which each class keeps its share.
     out
@@ -72,6 +73,8 @@ def audit(
     natural
         What recorded motion keeps to, as funnybone data natural writes it: it tells how many of the clips that fell are
         natural. By default it is learned from the clips that are not audited, where --split leaves some.
+    precision
+        bf16 searches in mixed precision; verdicts are taken in float32 all the same.
     executor
         inline; process: several processes with one thread each; ray: tasks of Ray, on its cluster where there is one.
     resume
@@ -117,6 +120,7 @@ def audit(
             split=split,
             natural=natural_motion(natural, data, split, clips),
             progress=report,
+            precision=precision,
             executor=executor,
         )
     page = done.to_html()
