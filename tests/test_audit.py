@@ -15,7 +15,8 @@ import audits_for_tests
 import funnybone as fb
 from funnybone.attacks.gradient import GradientAttack
 from funnybone.auditing import Entry, Suite, audit, create_suite, suite_names, suites
-from funnybone.auditing.ledger import RESULT, Ledger
+from funnybone.auditing.folder import RESULT
+from funnybone.auditing.ledger import Ledger
 from funnybone.auditing.plan import choose
 from funnybone.auditing.run import summarise
 from funnybone.auditing.schema import DEVIATIONS, AuditResult, PlannedVictim

@@ -14,7 +14,8 @@ from safetensors.numpy import load_file
 
 import audits_for_tests
 from funnybone.auditing import audit, executors, files, run
-from funnybone.auditing.ledger import CLIPS, LEDGER, LOCK, REPORT, RESULT, SHARDS, Ledger, _readable
+from funnybone.auditing.folder import CLIPS, LEDGER, LOCK, REPORT, RESULT, SHARDS, readable
+from funnybone.auditing.ledger import Ledger
 from funnybone.errors import DataError
 from funnybone.report.folder import write_report
 
@@ -404,7 +405,7 @@ def test_what_the_disk_refuses_is_not_called_damage(tmp_path, code):
     error = sqlite3.OperationalError("sqlite's own words")
     error.sqlite_errorcode = getattr(sqlite3, f"SQLITE_{code}")
     said = r"cannot write \(sqlite's own words: disk full or no permission\?\)"
-    with pytest.raises(DataError, match=said), _readable(tmp_path / LEDGER):
+    with pytest.raises(DataError, match=said), readable(tmp_path / LEDGER):
         raise error
 
 

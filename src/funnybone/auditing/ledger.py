@@ -6,7 +6,6 @@ transaction: whatever the moment of a kill, a chunk is wholly there or wholly to
 """
 
 import json
-import os
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from funnybone.auditing import answers, files
 from funnybone.auditing.answers import Answer
+from funnybone.auditing.folder import AGAIN, CLIPS, LEDGER, RESULT, SHARDS, connect, lock_of, readable, refuse_remains
 from funnybone.auditing.plan import data_digest
 from funnybone.auditing.rows import COLUMNS, TABLE, FieldError, Row, from_sql, plain_name, to_sql
 from funnybone.auditing.schema import About, first_fault
@@ -31,9 +31,6 @@ from funnybone.clips_io import load_clips, save_clips
 from funnybone.errors import DataError
 
 SCHEMA_VERSION = 3
-LEDGER, CLIPS, LOCK, SHARDS = "ledger.sqlite", "clips.safetensors", "audit.lock", "adversarial"
-RESULT, REPORT = "audit.json", "report.html"  # what is made of the ledger, beside it
-_AGAIN = "take it from a copy of the folder, or audit again with another --out"
 _TABLES = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     "CREATE TABLE clean (victim TEXT NOT NULL, clip TEXT NOT NULL, clip_index INTEGER NOT NULL, label INTEGER NOT NULL,"
@@ -44,9 +41,6 @@ _TABLES = (
     answers.TABLE,
     "CREATE UNIQUE INDEX one_row ON results (victim, entry, goal, clip, seed)",
 )
-# Primary result codes of sqlite (https://sqlite.org/rescode.html); an extended one has more bits above these.
-_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-_NO_ROOM = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
 
 
 class Ledger:
@@ -83,23 +77,23 @@ class Ledger:
         DataError
             When another process holds the folder, it holds another audit, or something in it is damaged.
         """
-        lock = _lock(folder)
+        lock = lock_of(folder)
         try:
             path = folder / LEDGER
             if not path.exists():  # sqlite makes it; a folder that lost it is not begun anew
-                _refuse_remains(folder, f"{folder}: holds parts of an audit, but no {LEDGER}")
-            ledger = cls(folder, _connect(path, writable=True), lock)
+                refuse_remains(folder, f"{folder}: holds parts of an audit, but no {LEDGER}")
+            ledger = cls(folder, connect(path, writable=True), lock)
         except BaseException:
             lock.close()
             raise
         try:
-            with _readable(path):
+            with readable(path):
                 ledger._begin(identity, about)
                 ledger._verify(clips)
             if not (folder / CLIPS).exists() and not ledger.done():
                 files.replace(folder / CLIPS, lambda unfinished: save_clips(clips, unfinished))
             if ledger.clips().fingerprints() != clips.fingerprints():
-                raise DataError(f"{folder / CLIPS}: not the clips of this audit", hint=f"it is damaged; {_AGAIN}")
+                raise DataError(f"{folder / CLIPS}: not the clips of this audit", hint=f"it is damaged; {AGAIN}")
             (folder / SHARDS).mkdir(exist_ok=True)
         except BaseException:
             ledger.close()
@@ -119,9 +113,9 @@ class Ledger:
         path = folder / LEDGER
         if not path.is_file():
             raise DataError(f"{folder}: no audit in there", hint="give a folder that funnybone audit wrote")
-        ledger = cls(folder, _connect(path, writable=False))
+        ledger = cls(folder, connect(path, writable=False))
         try:
-            with _readable(path):
+            with readable(path):
                 ledger._check_version()
                 ledger.about()
                 if (folder / RESULT).is_file():
@@ -145,7 +139,7 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with _readable(self.folder / LEDGER):
+        with readable(self.folder / LEDGER):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -161,7 +155,7 @@ class Ledger:
         fresh = not self._select("SELECT name FROM sqlite_master")
         if fresh:
             # Empty, as a kill between the first two writes leaves it; but also as a truncation does.
-            _refuse_remains(self.folder, f"{self.folder / LEDGER}: empty, though the folder holds results")
+            refuse_remains(self.folder, f"{self.folder / LEDGER}: empty, though the folder holds results")
         else:
             self._check_version()  # before anything is written: this may be anybody's file
         self._connection.execute("PRAGMA journal_mode = WAL")
@@ -255,9 +249,9 @@ class Ledger:
             if not isinstance(held, int) or held < 1:
                 raise self._damaged(f"table shards: clips is {held!r} for {shard}")
             if not path.is_file():
-                raise DataError(f"{path}: missing, though the ledger has its results", hint=_AGAIN)
+                raise DataError(f"{path}: missing, though the ledger has its results", hint=AGAIN)
             if files.digest(path) != sha256:
-                raise DataError(f"{path}: cut or changed since it was written", hint=_AGAIN)
+                raise DataError(f"{path}: cut or changed since it was written", hint=AGAIN)
             recorded[shard] = held
         return recorded
 
@@ -265,7 +259,7 @@ class Ledger:
         """`_verify`, and that no row of a finished audit is missing."""
         about, clips = self.about(), self.clips()
         if data_digest(clips) != about.data.sha256 or len(clips) != about.data.n:
-            raise DataError(f"{self.folder / CLIPS}: not the clips of this audit", hint=f"it is damaged; {_AGAIN}")
+            raise DataError(f"{self.folder / CLIPS}: not the clips of this audit", hint=f"it is damaged; {AGAIN}")
         found = self._verify(clips)
         for name in about.everyone():
             if not self.clean(name):
@@ -281,7 +275,7 @@ class Ledger:
                     )
 
     def _damaged(self, what: str) -> DataError:
-        return DataError(f"{self.folder / LEDGER}: {what}", hint=f"it is damaged; {_AGAIN}")
+        return DataError(f"{self.folder / LEDGER}: {what}", hint=f"it is damaged; {AGAIN}")
 
     def _select(self, query: str, *values: Any) -> list[Any]:
         return self._connection.execute(query, values).fetchall()
@@ -297,7 +291,7 @@ class Ledger:
 
     def about(self) -> About:
         """What the summary needs besides the rows."""
-        with _readable(self.folder / LEDGER):
+        with readable(self.folder / LEDGER):
             try:
                 return About.model_validate(self._recall("about"))
             except ValidationError as error:
@@ -305,7 +299,7 @@ class Ledger:
 
     def done(self) -> set[str]:
         """Keys of the chunks that are recorded."""
-        with _readable(self.folder / LEDGER):
+        with readable(self.folder / LEDGER):
             return {key for (key,) in self._select("SELECT chunk_key FROM shards")}
 
     def record_clean(self, victim: str, clips: Clips, predictions: Sequence[int], *, stochastic: bool = False) -> None:
@@ -360,12 +354,12 @@ class Ledger:
 
     def answered(self) -> set[tuple[str, str]]:
         """Shards and targets of the answers that are recorded."""
-        with _readable(self.folder / LEDGER):
+        with readable(self.folder / LEDGER):
             return set(self._select("SELECT shard, target FROM answers"))
 
     def answers_to(self, rows: Sequence[Row], target: str) -> list[Answer]:
         """Return what a target says to the adversarial clips of these rows."""
-        with _readable(self.folder / LEDGER):
+        with readable(self.folder / LEDGER):
             classes = len(self.about().data.classes)
             found = dict(self._select("SELECT shard, said FROM answers WHERE target = ?", target))
         held = Counter(row.shard for row in rows)
@@ -380,7 +374,7 @@ class Ledger:
 
     def clean(self, victim: str) -> list[tuple[int, int]]:
         """Return label and prediction of each clean clip, in data order; none before they are recorded."""
-        with _readable(self.folder / LEDGER):
+        with readable(self.folder / LEDGER):
             data = self.about().data
             query = "SELECT clip_index, label, prediction FROM clean WHERE victim = ? ORDER BY clip_index"
             found = self._select(query, victim)
@@ -397,7 +391,7 @@ class Ledger:
         return self._rows("WHERE victim = ? AND entry = ? ORDER BY clip_index", victim, entry)
 
     def _rows(self, which: str = "", *values: str) -> list[Row]:
-        with _readable(self.folder / LEDGER):
+        with readable(self.folder / LEDGER):
             data = self.about().data
             found = self._select(f"SELECT rowid, {', '.join(COLUMNS)} FROM results {which}", *values)
         rows = []
@@ -419,7 +413,7 @@ class Ledger:
             with safe_open(path, "pt") as file:
                 return file.get_tensor("xyz")
         except (SafetensorError, OSError) as error:
-            raise DataError(f"{path}: cannot be read ({error})", hint=_AGAIN) from None
+            raise DataError(f"{path}: cannot be read ({error})", hint=AGAIN) from None
 
     def adversarial(self, row: Row) -> Float[Tensor, "M T V C"]:
         """Return the adversarial clip of a row."""
@@ -428,68 +422,7 @@ class Ledger:
             with safe_open(path, "pt") as file:
                 return file.get_slice("xyz")[row.shard_row]
         except (SafetensorError, OSError, IndexError) as error:
-            raise DataError(f"{path}: no clip {row.shard_row} in there ({error})", hint=_AGAIN) from None
-
-
-def _lock(folder: Path) -> IO[str]:
-    """Make the folder and take its lock, which the kernel gives back when the process ends, however it ends."""
-    try:
-        import fcntl  # absent on Windows, where everything but an audit works
-    except ImportError:
-        raise DataError(
-            "audits need a POSIX system (Linux, macOS): file locks keep two of them apart",
-            hint="audit under WSL; reports can be read everywhere",
-        ) from None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("a")
-    except OSError as error:
-        raise DataError(f"{folder}: {error.strerror}", hint="choose another --out") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise DataError(
-            f"{folder}: another process is auditing into it", hint="wait for it, or choose another --out"
-        ) from None
-    return lock
-
-
-def _refuse_remains(folder: Path, what: str) -> None:
-    """Refuse a folder without a ledger that holds what an audit writes: of an audit, or the user's own."""
-    remains = [folder / CLIPS, *sorted((folder / SHARDS).glob("*.safetensors")), folder / RESULT, folder / REPORT]
-    found = next((path for path in remains if path.exists()), None)
-    if found is not None:
-        own = found.name in (RESULT, REPORT)
-        raise DataError(f"{what} ({found.name})", hint="move it away, or choose another --out" if own else _AGAIN)
-
-
-def _connect(path: Path, *, writable: bool) -> sqlite3.Connection:
-    with _readable(path):
-        if writable:
-            return sqlite3.connect(path, isolation_level=None)
-        # A WAL file wants to write beside itself; on a medium where nothing can, nobody else does either. Where it can,
-        # the last to close clears that away, which one opened with mode=ro could not.
-        mode = "mode=rw" if os.access(path.parent, os.W_OK) else "immutable=1"
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, isolation_level=None)
-        connection.execute("PRAGMA query_only = ON")
-        return connection
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in _BUSY:
-            raise DataError(f"{path}: in use by another program ({error})", hint="close it there first") from None
-        if code in _NO_ROOM:
-            raise DataError(
-                f"{path}: cannot write ({error}: disk full or no permission?)",
-                hint="make room or choose another --out; what is recorded stays, and the same command goes on",
-            ) from None
-        raise DataError(f"{path}: not a ledger that can be read ({error})", hint=f"it is damaged; {_AGAIN}") from None
+            raise DataError(f"{path}: no clip {row.shard_row} in there ({error})", hint=AGAIN) from None
 
 
 def _is_short(there: Mapping[str, Any], here: Mapping[str, Any], key: str) -> bool:

@@ -14,7 +14,8 @@ from funnybone.attacks.verdict import judge, repeatable
 from funnybone.auditing import checks, executors, files, meaning, statistics
 from funnybone.auditing.asking import ask_targets
 from funnybone.auditing.cast import Cast, Named
-from funnybone.auditing.ledger import RESULT, Ledger
+from funnybone.auditing.folder import RESULT
+from funnybone.auditing.ledger import Ledger
 from funnybone.auditing.plan import CHUNK, Chunk, Plan, choose, data_digest, identity, versions
 from funnybone.auditing.schema import (
     About,

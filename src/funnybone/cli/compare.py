@@ -36,8 +36,8 @@ def compare(
     out
         Write it to this file, which is not overwritten; text and latex go to standard output by default.
     """
+    from funnybone.auditing.folder import RESULT
     from funnybone.auditing.leaderboard import leaderboards
-    from funnybone.auditing.ledger import RESULT
     from funnybone.auditing.schema import AuditResult
     from funnybone.report.comparison import FIGURES, to_html, to_latex, to_text
 

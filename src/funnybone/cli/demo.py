@@ -29,7 +29,7 @@ def harden(base: "Victim", folder: Path, *, frames: int, seed: int, resume: bool
     """
     import torch
 
-    from funnybone.auditing.ledger import LEDGER
+    from funnybone.auditing.folder import LEDGER
     from funnybone.auditing.plan import choose
     from funnybone.data import load_data
     from funnybone.defenses import create_defense

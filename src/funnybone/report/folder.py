@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from funnybone.auditing import files
-from funnybone.auditing.ledger import REPORT, RESULT, Ledger
+from funnybone.auditing.folder import REPORT, RESULT
+from funnybone.auditing.ledger import Ledger
 from funnybone.auditing.rows import Row
 from funnybone.auditing.schema import AuditResult
 from funnybone.clips import Clips
