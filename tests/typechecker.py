@@ -25,29 +25,24 @@ def pytest_runtest_logstart():
     _calls.clear()
 
 
-def _first_calls(jaxtyped):
+def _in_first_calls(function=None, *, typechecker):
     """The decorator of jaxtyping, that steps aside after so many calls."""
+    if function is None:
+        return functools.partial(_in_first_calls, typechecker=typechecker)
+    if not isinstance(function, FunctionType):
+        return _jaxtyped(function, typechecker=typechecker)
 
-    @functools.wraps(jaxtyped)
-    def decorate(function=None, *, typechecker):
-        if function is None:
-            return functools.partial(decorate, typechecker=typechecker)
-        if not isinstance(function, FunctionType):
-            return jaxtyped(function, typechecker=typechecker)
-        code, checked = function.__code__, None
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        if _calls[function.__code__] >= CALLS or torch.compiler.is_compiling():
+            return function(*args, **kwargs)
+        _calls[function.__code__] += 1
+        # An attribute, not a variable around the function: that would be part of a victim's fingerprint, and change.
+        wrapper.checked = wrapper.checked or _jaxtyped(function, typechecker=check)
+        return wrapper.checked(*args, **kwargs)
 
-        @functools.wraps(function)
-        def wrapper(*args, **kwargs):
-            nonlocal checked
-            if _calls[code] >= CALLS or torch.compiler.is_compiling():
-                return function(*args, **kwargs)
-            _calls[code] += 1
-            checked = checked or jaxtyped(function, typechecker=typechecker)
-            return checked(*args, **kwargs)
-
-        return wrapper
-
-    return decorate
+    wrapper.checked = None
+    return wrapper
 
 
-jaxtyping.jaxtyped = _first_calls(jaxtyping.jaxtyped)
+_jaxtyped, jaxtyping.jaxtyped = jaxtyping.jaxtyped, _in_first_calls
