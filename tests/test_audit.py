@@ -190,6 +190,10 @@ def test_a_victim_that_gives_labels_only_is_attacked_by_what_asks_for_labels(tmp
     attacks = {attack.name: attack for attack in result.victims[0].attacks}
     assert list(attacks) == ["hopskipjump", "hopskipjump-natural", "basar"]
     assert all(attack.success_rate == 1 and attack.queries_median <= 60 for attack in attacks.values())
+    assert all(attack.by_distance for attack in attacks.values())
+    assert result.victims[0].worst_case is None
+    assert not {"UNBROKEN", "BLACK_BOX_STRONGER"} & {warning.code for warning in result.warnings}
+    assert any("comes nearest to the clips" in line for line in result.meaning)
     assert not any("It was not attacked" in line for line in result.meaning)
 
 

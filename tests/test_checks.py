@@ -173,6 +173,7 @@ def test_who_sees_less_has_to_fell_less():
     (warning,) = compared((50, seeing), (54, blind))
     assert (warning.code, "e1, which sees labels, fells 54" in warning.message) == ("BLACK_BOX_STRONGER", True)
     assert compared((50, seeing), (54, {**blind, "threat": "another"})) == []
+    assert compared((50, seeing), (100, {**blind, "by_distance": True})) == []  # it succeeds by its making
     assert compared((50, seeing), (60, seeing | {"settings": {}}), (54, blind)) == []
 
 

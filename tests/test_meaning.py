@@ -88,6 +88,17 @@ def test_where_nothing_fell(found, says):
     assert len(more) == 1
 
 
+def test_a_walk_that_nothing_bounds_is_not_the_strongest_but_the_nearest():
+    walk = attack("walk", millimetres=90.0).model_copy(update={"by_distance": True})
+    lines = said(victim("stgcn", attacks=[walk, attack("smart", fooled=10, millimetres=120.0)]))
+    assert lines[1].startswith("The strongest on stgcn, smart, fools it on 10, moving")
+    assert lines[2].endswith("walk comes nearest to the clips: joints move by 90.0 mm on average.")
+    alone = victim("stgcn", attacks=[walk]).model_copy(update={"worst_case": None})
+    first, second, *_ = said(alone)
+    assert first.endswith("clean clips right, 89.3 % [78.5, 95.0].")
+    assert second == lines[2]
+
+
 def test_one_clip_is_one_clip():
     assert "gets 1 of 1 clean clip right" in said(victim("v", right=1, n=1), n=1)[0]
 

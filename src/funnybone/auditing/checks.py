@@ -246,7 +246,8 @@ def _of_attack(victim: str, attack: AttackResult, rows: Sequence[Row]) -> Found:
 
 
 def _of_strength(victim: VictimResult) -> Found:
-    rates = [(attack.success_rate, attack.name) for attack in victim.attacks if attack.success_rate is not None]
+    tried = [attack for attack in victim.attacks if not attack.by_distance]
+    rates = [(attack.success_rate, attack.name) for attack in tried if attack.success_rate is not None]
     if rates and max(rates)[0] < NEARLY_ALL:
         rate, name = max(rates)
         yield (
@@ -264,7 +265,8 @@ def _of_entries(victim: VictimResult, entries: Sequence[PlannedEntry]) -> Found:
     planned = {entry.name: entry for entry in entries}
     for attack in victim.attacks:
         entry = planned[attack.name]
-        by_aim[f"{entry.goal} {entry.threat}"].append(attack)
+        if not attack.by_distance:
+            by_aim[f"{entry.goal} {entry.threat}"].append(attack)
         if entry.ball is not None:
             family, radius = entry.ball
             by_radius[json.dumps([entry.attack, entry.goal, family, entry.settings])].append((radius, attack))

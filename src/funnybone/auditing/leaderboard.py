@@ -29,7 +29,7 @@ class Line:
     @property
     def strongest(self) -> str | None:
         """The attack that alone leaves the least; the first of those that leave the same."""
-        least = min(self.attacks.values(), key=lambda attack: attack.robust_accuracy, default=None)
+        least = self.victim.strongest()
         return least.name if least else None
 
     @property

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from funnybone.auditing.schema import AttackResult, AuditResult, VictimResult
+from funnybone.auditing.schema import AuditResult, VictimResult
 from funnybone.metrics.intervals import difference, wilson
 from funnybone.units import UNITS
 
@@ -46,6 +46,10 @@ def _of_victim(victim: VictimResult, suite: str, scale: int, distance: str) -> I
     clean, name = victim.clean, victim.name
     right = round(clean.accuracy * clean.n)
     first = f"{name} gets {right} of {_clips(clean.n, 'clean ')} right, {_share(right, clean.n)}."
+    if victim.worst_case is None and victim.attacks:
+        yield first
+        yield from _of_the_nearest(victim, scale, distance)
+        return
     if victim.worst_case is None:
         others = "" if suite == "blackbox" else ": attacks that ask for labels or scores alone are in suite blackbox"
         yield f"{first} It was not attacked{others}."
@@ -58,16 +62,23 @@ def _of_victim(victim: VictimResult, suite: str, scale: int, distance: str) -> I
         yield f"{first} No attack fools it on any of these, {_share(0, right)}."
         return
     yield f"{first} Attacks fool it on {fooled} of these {right}, {_share(fooled, right)}."
-    strongest = min(victim.attacks, key=_what_is_left)
-    moved = ""
+    strongest, moved = victim.strongest(), ""
+    assert strongest is not None  # there is a worst case of some
     if strongest.position_m is not None:
         moved = f", moving joints by {scale * strongest.position_m:.1f} {distance} on average"
     yield f"The strongest on {name}, {strongest.name}, fools it on {strongest.succeeded}{moved}."
+    yield from _of_the_nearest(victim, scale, distance)
 
 
-def _what_is_left(attack: AttackResult) -> tuple[float, float]:
-    """Attacks by strength: less left is stronger; of those that leave the same, the one that moves joints less."""
-    return attack.robust_accuracy, attack.position_m or 0.0
+def _of_the_nearest(victim: VictimResult, scale: int, distance: str) -> Iterator[str]:
+    """Of attacks that succeed by their making, the one that comes nearest."""
+    walks = [(one.position_m, one.name) for one in victim.attacks if one.by_distance and one.position_m is not None]
+    if walks:
+        moved, name = min(walks)
+        yield (
+            f"Of the attacks that begin with another motion and come nearer, which nothing bounds, {name} comes "
+            f"nearest to the clips: joints move by {scale * moved:.1f} {distance} on average."
+        )
 
 
 def _of_hardening(base: VictimResult, victim: VictimResult) -> Iterator[str]:
@@ -79,7 +90,7 @@ def _of_hardening(base: VictimResult, victim: VictimResult) -> Iterator[str]:
     whole = _Change.of(base.worst_case.robust_accuracy, victim.worst_case.robust_accuracy, n)
     yield f"{what} {whole.verdict}: {whole.told('stay right under every attack')}."
     if len(attacks) > 1:
-        for attack in victim.attacks:
+        for attack in (one for one in victim.attacks if not one.by_distance):
             alone = _Change.of(attacks[attack.name].robust_accuracy, attack.robust_accuracy, n)
             if alone.certain:
                 yield f"Against {attack.name} alone {what} {alone.verdict}: {alone.told('stay right')}."

@@ -238,7 +238,7 @@ def summarise(ledger: Ledger, environment: Mapping[str, str]) -> AuditResult:
             for entry in about.entries
             if (found := rows.get((victim.name, entry.name)))
         ]
-        worst = statistics.worst_case([rows[victim.name, attack.name] for attack in attacks])
+        worst = statistics.worst_case([rows[victim.name, one.name] for one in attacks if not one.by_distance])
         victims.append(statistics.victim_result(victim, ledger.clean(victim.name), attacks, worst))
     surrogates = [statistics.surrogate_result(one, ledger.clean(one.name)) for one in about.surrogates]
     transfer = [statistics.transfer_result(entry, about.surrogates, about.targets, shown) for entry in about.transfer]

@@ -60,6 +60,9 @@ class AttackResult(Model):
     goal: str
     threat: str
     settings: dict[str, Any]
+    # It begins with a motion that achieves the goal, and nothing bounds it: what counts is how near it comes, and
+    # worst_case leaves it out.
+    by_distance: bool = False
     n: int  # clips audited
     attacked: int  # of those, clips that the victim got right: the denominator of success_rate
     succeeded: int
@@ -88,7 +91,8 @@ class WorstCase(Model):
     """What is left when the attacker may choose, for each clip, the attack that succeeds on it.
 
     A clip is robust when the victim got it right before and no attack of the suite succeeded on it. This is at most the
-    smallest ``robust_accuracy`` of the single attacks, and smaller where they fell different clips.
+    smallest ``robust_accuracy`` of the single attacks, and smaller where they fell different clips. Attacks that
+    succeed by their making, ``by_distance``, are left out.
     """
 
     robust_accuracy: Rate
@@ -113,7 +117,12 @@ class VictimResult(Model):
     parameters: int | None
     clean: CleanResult
     attacks: list[AttackResult]
-    worst_case: WorstCase | None  # over all attacks together; null when none was tried
+    worst_case: WorstCase | None  # over all attacks together; null when none was tried that can fail
+
+    def strongest(self) -> AttackResult | None:
+        """The attack that alone leaves the least; of those that leave the same, the one that moves joints less."""
+        rivals = [attack for attack in self.attacks if not attack.by_distance]
+        return min(rivals, key=lambda one: (one.robust_accuracy, one.position_m or 0.0), default=None)
 
 
 class SurrogateResult(Model):
@@ -183,6 +192,7 @@ class PlannedEntry(Model):
     goal: str
     threat: str
     ball: tuple[str, float] | None  # the threat model with its radius left out, and that; where it has one ball
+    by_distance: bool = False  # it begins with a motion that achieves the goal, and nothing bounds it
 
 
 class PlannedVictim(Model):

@@ -47,6 +47,7 @@ def attack_result(entry: PlannedEntry, rows: Sequence[Row]) -> AttackResult:
         goal=entry.goal,
         threat=entry.threat,
         settings=entry.settings,
+        by_distance=entry.by_distance,
         n=len(rows),
         attacked=attacked,
         succeeded=len(fallen),
@@ -146,7 +147,7 @@ def transfer_result(
         if (place := (surrogate.name, entry.name, target)) in shown
     ]
     return TransferResult(
-        **entry.model_dump(exclude={"ball"}),
+        **entry.model_dump(exclude={"ball", "by_distance"}),
         surrogates=[surrogate.name for surrogate in surrogates],
         targets=list(targets),
         cells=cells,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from funnybone.attacks.base import Attack, create_attack
+from funnybone.attacks.decision import DecisionAttack
 from funnybone.errors import DataError
 from funnybone.goals import AnythingBut, Goal
 from funnybone.threat import L2, Linf, Threat, Unbounded
@@ -43,15 +44,18 @@ class Entry:
             "goal": self.goal.name,
             "threat": repr(self.threat),
             "ball": self._ball(),
+            "by_distance": isinstance(self.attack, DecisionAttack) and not self._balls(),
         }
 
     def _ball(self) -> tuple[str, float] | None:
         """What entries that differ by their radius alone share, and the radius."""
-        parts = parts_of(self.threat)
-        balls = [part for part in parts if isinstance(part, Ball)]
+        parts, balls = parts_of(self.threat), self._balls()
         if len(balls) != 1:
             return None
         return " & ".join(type(part).__name__ if part is balls[0] else repr(part) for part in parts), balls[0].radius
+
+    def _balls(self) -> list[Ball]:
+        return [part for part in parts_of(self.threat) if isinstance(part, Ball)]
 
     def content(self) -> Any:
         """What decides its results: `describe`, and what the short forms of goal and threat model leave out."""

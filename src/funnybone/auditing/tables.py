@@ -27,6 +27,8 @@ def rows(result: AuditResult) -> list[list[str]]:
     fooled: what is left when the attacker may choose the attack for each clip.
 
     Rates carry their Wilson 95 % interval; ``of`` is the denominator of success, the clips that the victim got right.
+    What succeeds by its making, a walk from another motion that nothing bounds, has no robust accuracy.
+
     Distances are means over successes, steps their median; ``natural %`` is the share of successes that are natural
     motion, beside that of the clean clips.
     """
@@ -43,7 +45,7 @@ def rows(result: AuditResult) -> list[list[str]]:
                     f"  {attack.name}, {attack.goal}",
                     rate(attack.success_rate, attack.ci95),
                     str(attack.attacked),
-                    rate(attack.robust_accuracy, attack.robust_accuracy_ci95),
+                    MISSING if attack.by_distance else rate(attack.robust_accuracy, attack.robust_accuracy_ci95),
                     number(attack.position_m, 1, scale=scale),
                     number(attack.acceleration, 2),
                     number(attack.bone_length_change, 2, scale=100),

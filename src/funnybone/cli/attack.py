@@ -15,6 +15,7 @@ from funnybone.cli.common import (
     emit,
     emit_json,
     load,
+    natural_motion,
     prepare,
     progress,
     test_part,
@@ -74,7 +75,7 @@ def attack(
         Resample clips to this length; by default to what the victim was trained on.
     natural
         What recorded motion keeps to, as funnybone data natural writes it: joint limits for attacks that keep them, and
-        a test of what they did.
+        a test of what they did. By default that of the data set, or learned from the clips that --split leaves.
     batch_size
         Clips attacked together.
     budget
@@ -92,7 +93,6 @@ def attack(
     from funnybone import threat as threats
     from funnybone.attacks import attacks, create_attack
     from funnybone.auditing.plan import choose
-    from funnybone.metrics.natural import load_natural_motion
     from funnybone.outcome import paths
 
     made = create_attack(name, preset=preset, **typed(f"attack {name}", attacks[name], set or []))
@@ -108,7 +108,7 @@ def attack(
             choose(clips, limit, seed),
             goal=goals.parse(goal, clips.classes),
             threat=model,
-            natural=load_natural_motion(natural) if natural else None,
+            natural=natural_motion(natural, data, split, clips),
             starts=clips,
             generator=torch.Generator().manual_seed(seed),
             budget=budget,

@@ -125,7 +125,7 @@ def _figures(attack: AttackResult | None, figures: Sequence[Figure], unit: str) 
     if attack is None:
         return MISSING
     found: dict[Figure, str] = {
-        "robust": rate(attack.robust_accuracy, attack.robust_accuracy_ci95),
+        "robust": MISSING if attack.by_distance else rate(attack.robust_accuracy, attack.robust_accuracy_ci95),
         "success": rate(attack.success_rate, attack.ci95),
         "position": number(attack.position_m, 1, scale=UNITS[unit].scale),
     }

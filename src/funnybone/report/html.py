@@ -54,7 +54,7 @@ def render(audit: AuditResult, examples: Sequence[Example]) -> str:
             examples=examples,
             motions=Markup(to_script(examples)),
             attack_count=len(charts.labels(audit.victims)),
-            strongest={victim.name: _strongest(victim) for victim in audit.victims},
+            strongest={victim.name: victim.strongest() for victim in audit.victims},
             unit=unit,
             per_second2=unit.per_second2.replace("2", "²"),
             per_second3=unit.per_second2.replace("2", "³"),
@@ -84,11 +84,6 @@ def policy(styles: str, scripts: Sequence[str]) -> str:
         f"default-src 'none'; script-src {allowed}; style-src {source(styles)}; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
-
-
-def _strongest(victim: VictimResult) -> AttackResult | None:
-    """The attack that alone leaves the least; the first of those that leave the same."""
-    return min(victim.attacks, key=lambda attack: attack.robust_accuracy, default=None)
 
 
 def _table(victims: Sequence[VictimResult], unit: Unit) -> dict[str, list[str]]:
