@@ -1,8 +1,9 @@
 """Every defense against every attack: clean accuracy, what is left in a ball of 5 mm, how far joints have to move.
 
 Two steps for each victim, both resumed where they were stopped: `harden` fits a defense on the training subjects, a
-file each; `attack` audits such files with the suite ``defense``, and with SMART that nothing bounds. Everything is
-seeded; test clips choose nothing. The full grid (all victims, seeds and clips) is meant for machines with a GPU.
+file each; `attack` audits such files with the suite ``defense``, shows them what that suite makes of their bases, and
+measures how near SMART and BASAR come where nothing bounds them. Everything is seeded; test clips choose nothing. The
+full grid (all victims, seeds and clips) is meant for machines with a GPU.
 
     python benchmarks/defenses.py --weights FOLDER --data FOLDER --work FOLDER [--only CELL ...] [--limit 48]
     python benchmarks/defenses.py --docs
@@ -44,10 +45,20 @@ RECIPES = {
     "gaussian": (("gaussian", {}),),
     "beat, full": (("beat", {"full": True}),),
     "mmat": (("mmat", {}),),
+    # What carries BEAT: its settings as released, a single member, no adversaries, noise, what its networks see.
+    "beat, published": (("beat", {"preset": "published"}),),
+    "beat, one member": (("beat", {"members": 1}),),
+    "beat, clean only": (("beat", {"adversary_weight": 0.0, "motion_weight": 0.0}),),
+    "beat, noise": (("beat", {"noise": 0.1}),),
+    "beat, logits": (("beat", {"input": "logits"}),),
+    # TRADES over budgets, in metres; 5 mm is its default.
+    "trades, 2 mm": (("trades", {"radius": 0.002}),),
+    "trades, 10 mm": (("trades", {"radius": 0.01}),),
+    "trades, 20 mm": (("trades", {"radius": 0.02}),),
 }
 ON_ST_GCN = list(RECIPES)[:10]
 ON_OTHERS = ("none", "beat", "smoothing")
-FREE = "smart, free"
+FREE, NEAREST = "smart, free", "basar"  # nothing bounds them
 STEPS = (20, 50, 100, 200, 400, 1000)  # of SMART
 SEEDS = {"sgn": (0, 1, 2), "stgcn": (0,), "ctrgcn": (0,), "msg3d": (0,)}
 
@@ -80,24 +91,32 @@ def harden(base, clips, recipe, seed, file):
 
 
 def suites():
-    """The suite of defenses, and SMART that nothing bounds, for the displacement."""
-    free = Entry(fb.create_attack("smart", steps=200), fb.goals.AnythingBut(), fb.threat.Unbounded(), FREE)
+    """The suite of defenses, and SMART and BASAR that nothing bounds, for the displacement."""
+    attacks = {FREE: fb.create_attack("smart", steps=200), NEAREST: fb.create_attack("basar", queries=1000)}
+    entries = (Entry(one, fb.goals.AnythingBut(), fb.threat.Unbounded(), name) for name, one in attacks.items())
     inside = create_suite("defense")
-    return inside, Suite("free", (free,), unit=inside.unit)
+    return inside, Suite("free", tuple(entries), unit=inside.unit)
 
 
-def attack(victim, clips, natural, split, folder, limit):
-    """Audit a victim with both suites; return what is told of it."""
+def attack(victim, base, clips, natural, split, folder, limit, precision):
+    """Audit a victim with both suites, and show it what its base was fooled by; return what is told of it."""
     found = {}
     for one in suites():
         out = folder / one.name
         result = fb.audit(
-            {"victim": victim}, clips, suite=one, out=out, seed=0, limit=limit or None, split=split, natural=natural
+            {"victim": victim},
+            clips,
+            surrogates={"base": base} if base is not None and one.name == "defense" else None,
+            suite=one,
+            out=out,
+            seed=0,
+            limit=limit or None,
+            split=split,
+            natural=natural,
+            precision=precision,
         ).result
         (own,) = result.victims
         found["n"], found["clean"] = own.clean.n, [own.clean.accuracy, *own.clean.ci95]
-        if one.name == "defense":
-            found["left"] = [own.worst_case.robust_accuracy, *own.worst_case.robust_accuracy_ci95]
         for entry in own.attacks:
             found.setdefault("attacks", {})[entry.name] = {
                 "attacked": entry.attacked,
@@ -106,11 +125,25 @@ def attack(victim, clips, natural, split, folder, limit):
                 "position_m": entry.position_m,
                 "acceleration": entry.acceleration,
                 "bone_length_change": entry.bone_length_change,
+                "on_manifold_rate": entry.on_manifold_rate,
             }
         found.setdefault("warnings", []).extend(sorted({warning.code for warning in result.warnings}))
-    with Ledger.read(folder / "defense") as ledger:  # SMART stops at success: what fewer steps reach
-        taken = [row.steps for row in ledger.rows("victim", "smart") if row.success]
+    inside = suites()[0]
+    with Ledger.read(folder / "defense") as ledger:
+        rows = {entry.name: ledger.rows("victim", entry.name) for entry in inside.entries}
+        made = {entry.name: ledger.rows("base", entry.name) for entry in inside.transfer if base is not None}
+        said = {name: ledger.answers_to(own, "victim") for name, own in made.items()}
+    # SMART stops at success: what fewer steps reach
+    taken = [row.steps for row in rows["smart"] if row.success]
     found["smart_by_steps"] = {steps: sum(own <= steps for own in taken) for steps in STEPS}
+    over = {row.clip_index for own in rows.values() for row in own if row.success or row.clean_prediction != row.label}
+    found["transferred"] = {}
+    for name, own in made.items():
+        shown = [(row.clip_index, one) for row, one in zip(own, said[name], strict=True) if one.right]
+        found["transferred"][name] = [sum(one.fooled for _, one in shown), len(shown)]
+        over |= {clip for clip, one in shown if one.fooled}
+    left = found["n"] - len(over)
+    found["left"] = [left / found["n"], *wilson(left, found["n"])]
     return found
 
 
@@ -125,17 +158,23 @@ def accuracy(victim, clips):
 def row(cell, found):
     """A line of the table; the attack that alone leaves least stands out."""
     attacks = found["attacks"]
-    inside = {name: 100 * own["robust"][0] for name, own in attacks.items() if name != FREE}
-    figures = [f"**{left:.1f}**" if left == min(inside.values()) else f"{left:.1f}" for left in inside.values()]
-    moved, seconds = attacks[FREE]["position_m"], found["seconds"]
+    inside = {name: own["robust"] for name, own in attacks.items() if name not in (FREE, NEAREST)}
+    least = min(left for left, *_ in inside.values())
+    shown = [(rate(left, tuple(interval)), left == least) for left, *interval in inside.values()]
+    figures = [f"**{figure}**" if worst else figure for figure, worst in shown]
+    shown_to = max(found["transferred"].values(), default=None)
+    near, seconds = attacks[NEAREST], found["seconds"]
+    natural = "-" if near["on_manifold_rate"] is None else f"{100 * near['on_manifold_rate']:.0f}"
     steps = " ".join(str(found["smart_by_steps"][str(count)]) for count in STEPS)
     return [
         *(cell[1], str(cell[2]), cell[3]),
-        rate(found["accuracy"]["value"], found["accuracy"]["ci95"]),
+        rate(found["accuracy"]["value"], tuple(found["accuracy"]["ci95"])),
         *figures,
-        rate(found["left"][0], found["left"][1:]),
+        "-" if shown_to is None else f"{shown_to[0]} of {shown_to[1]}",
+        rate(found["left"][0], tuple(found["left"][1:])),
         f"{steps} of {attacks['smart']['attacked']}",
-        "-" if moved is None else f"{1000 * moved:.1f}",
+        *("-" if one["position_m"] is None else f"{1000 * one['position_m']:.1f}" for one in (attacks[FREE], near)),
+        natural,
         "-" if seconds is None else f"{seconds:.0f}",
     ]
 
@@ -143,8 +182,17 @@ def row(cell, found):
 def page(result):
     """The tables of the results."""
     names = [entry.name for entry in suites()[0].entries]
-    head = ["victim", "seed", "defense", "clean %", *names, "all, left %", f"SMART fells after {STEPS} steps"]
-    head += [f"{FREE}, mm", "fit s"]
+    head = [
+        "victim",
+        "seed",
+        "defense",
+        "clean %",
+        *names,
+        "shown its base's",
+        "all, left %",
+        f"SMART fells after {STEPS} steps",
+    ]
+    head += [f"{FREE}, mm", f"{NEAREST}, mm", "natural %", "fit s"]
     parts = []
     for data in SPLITS:
         own = [cell for cell in cells() if cell[0] == data and name_of(cell) in result["cells"]]
@@ -158,6 +206,7 @@ def page(result):
 def main():
     parser = arguments_of(__doc__, results="defenses.json", example="utd_mhad-sgn-0-beat", limit=48, page=PAGE)
     parser.add_argument("--work", type=Path, help="where hardened victims and audits are kept")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="in which attacks search")
     arguments = parser.parse_args()
     results = Results(arguments.json)
     if arguments.docs:
@@ -173,7 +222,16 @@ def main():
         if not file.exists():
             harden(base, part, recipe, seed, file)
         victim = fb.create_victim(str(file), device=arguments.device)
-        found = attack(victim, test, learn_natural_motion(part), SPLITS[data], file.with_suffix(""), arguments.limit)
+        found = attack(
+            victim,
+            base if RECIPES[recipe] else None,
+            test,
+            learn_natural_motion(part),
+            SPLITS[data],
+            file.with_suffix(""),
+            arguments.limit,
+            arguments.precision,
+        )
         seconds = file.with_suffix(".seconds").read_text()
         found |= {"accuracy": accuracy(victim, test), "seconds": float(seconds) if seconds else None}
         results.add(name, found | {"recipe": RECIPES[recipe], "seed": seed})

@@ -334,6 +334,8 @@ def test_the_whole_network_is_trained_on_the_same_terms():
         {"hidden": 0},
         {"members": 1001},
         {"adversary_power": 0.0},
+        {"epochs": 3},
+        {"full": True, "noise": 0.1},
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings):

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from funnybone import DataError, metrics
+from funnybone.cli import main
 from funnybone.data.synthetic import synthetic
 from funnybone.metrics import published
 from funnybone.metrics.naturalness import feet
@@ -501,3 +502,8 @@ def test_our_figures_count_what_is_valid_alone(clips, rubbish):
         plain, filled = (figure(*pair) for pair in pairs)
         assert torch.equal(plain.nan_to_num(-1), filled.nan_to_num(-1))
         assert torch.isfinite(plain).any()  # random clips have few feet on the floor
+
+
+def test_an_attack_is_judged_by_what_the_data_set_has_itself(capsys):
+    assert main(["attack", "fgsm", "--victim", "stgcn.synthetic", "--limit", "2", "--threat", "linf:0.01"]) == 0
+    assert " natural " in capsys.readouterr().out

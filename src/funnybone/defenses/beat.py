@@ -238,6 +238,13 @@ class BEAT(Defense):
         for name in ("friction", "anew"):
             if not 0 <= getattr(self, name) <= 1:
                 raise DataError(f"defense beat: {name} is {getattr(self, name)}", hint="give a share, at most 1")
+        idle = ("surrogate", "noise") if self.full else ("epochs", "lr", "from_scratch")
+        for name in idle:
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise DataError(
+                    f"defense beat: {name} is {getattr(self, name)} and full is {self.full}, so that it means nothing",
+                    hint=f"leave it out, or set full={not self.full}".lower(),
+                )
         if not all(order in (1, 2, 3, 4) for order in self.orders):
             raise DataError(f"defense beat: orders is {self.orders}", hint="name derivatives from 1 to 4")
         needed = self.burn_in + self.thinning * (self.members // chains - 1) + 1
