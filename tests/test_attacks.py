@@ -23,6 +23,89 @@ def test_every_attack_passes_the_exam(attack):
     check_attack(attack)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Descent(GradientAttack):
+    """Honest, and the base of some that are not."""
+
+    steps: int = 10
+
+    def length(self, problem):
+        return torch.full((len(problem),), 0.01)
+
+    def step(self, problem, xyz, gradient, k):
+        direction = torch.nn.functional.normalize(gradient.flatten(1)).view_as(gradient)
+        return xyz - self.length(problem)[:, None, None, None, None] * direction
+
+
+class LooksBeside(Descent):
+    """Clips with padding or an absent person are moved by what the clips beside them have."""
+
+    def length(self, problem):
+        whole = problem.clips.valid.flatten(1).float().mean(1)
+        return 0.01 * torch.where(whole < 1, whole.mean() / whole, 1)
+
+
+class GivesUp(Descent):
+    """Half of the clips are hardly moved."""
+
+    def length(self, problem):
+        return torch.where(problem.clips.labels == 0, 0.01, 1e-4)
+
+
+class AsksUnseen(Descent):
+    """Asks once about each clip past the meter."""
+
+    def __call__(self, victim, clips, **how):
+        victim.logits(clips.xyz)
+        return super().__call__(victim, clips, **how)
+
+
+class AsksUnseenAlone(Descent):
+    """Asks past the meter where it is given a single clip."""
+
+    def __call__(self, victim, clips, **how):
+        if len(clips) == 1:
+            victim.logits(clips.xyz)
+        return super().__call__(victim, clips, **how)
+
+
+class SavesAnother(Descent):
+    """What is written differs from what is reported by less than a success notices."""
+
+    def __call__(self, victim, clips, **how):
+        outcome = super().__call__(victim, clips, **how)
+
+        class Shifted(fb.Outcome):
+            def save(self, path):
+                moved = self.adversarial.with_xyz(self.adversarial.xyz + 1e-6)
+                fb.Outcome(**{**vars(self), "adversarial": moved}).save(path)
+
+        return Shifted(**vars(outcome))
+
+
+def test_an_honest_attack_passes_the_exam():
+    check_attack(Descent())
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        (LooksBeside, "beside"),
+        (GivesUp, r"3 of 6 clips stand, though Linf\(radius=0.02\) reaches 4.5 times as far as the border"),
+        (AsksUnseen, "asked the victim [0-9]+ times and counted"),
+        (AsksUnseenAlone, "asked the victim [0-9]+ times and counted"),
+        (SavesAnother, "the adversarial clips' xyz was not saved as it was"),
+    ],
+)
+def test_an_attack_that_breaks_a_promise_is_told_which(kind, says):
+    with pytest.raises(AssertionError, match=says):
+        check_attack(kind())
+
+
+def test_an_attack_that_does_not_promise_every_clip_may_miss_some():
+    check_attack(GivesUp(), every=False)
+
+
 @pytest.mark.parametrize("norm", [Linf, L2])
 def test_pgd_needs_little_more_than_the_exact_distance(norm):
     clips = random_clips(6)
@@ -271,6 +354,22 @@ def test_unusable_combinations_are_refused(clips, victim):
         fb.create_attack("smart", beta=(1.0, 1.0, 1.0))
     with pytest.raises(fb.DataError, match="no clips"):
         fb.create_attack("smart")(victim, clips[:0])
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ({"precision": "fp16"}, "precision is 'fp16'; write fp32 or bf16"),
+        ({"draws": 0}, "draws is 0; give at least 1"),
+        ({"draws": -1}, "draws is -1; give at least 1"),
+        ({"batch_size": 0}, "batch_size is 0; attack at least 1"),
+        ({"batch_size": -1}, "batch_size is -1; attack at least 1"),
+    ],
+)
+def test_arguments_that_cannot_be_done_are_refused(clips, victim, how, says):
+    call = Attack.__call__.__wrapped__  # past the tests' type checker, which users do not have
+    with pytest.raises(fb.DataError, match=says):
+        call(fb.create_attack("smart", steps=2), victim, clips, **how)
 
 
 SMART = {"alpha": 0.5, "beta": (0.2, 0.3, 0.5), "scales": (0.05, 0.3, 2.0), "bone_scale": 0.005}

@@ -605,6 +605,23 @@ def test_interrupt_says_that_the_command_continues(motion, monkeypatch, capsys):
     assert "same command continues" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("command", "place", "says"),
+    [
+        (["audit", MAKE], "funnybone.auditing.audit", "; the same command continues where it stopped"),
+        (["attack", "smart", "--victim", MAKE], "funnybone.attacks.base.Attack.__call__", ""),
+    ],
+)
+def test_where_a_victim_raises_what_continues_says_so(motion, monkeypatch, capsys, command, place, says):
+    def fail(*arguments, **options):
+        raise TimeoutError("the victim did not answer")
+
+    monkeypatch.setattr(place, fail)
+    assert main([*command, "--data", str(motion)]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == f"funnybone: failed: TimeoutError: the victim did not answer (--debug shows where){says}"
+
+
 # Real processes
 
 

@@ -49,9 +49,40 @@ MAY_FAIL = ("bonelength", "ciasa", "iaa", "nobox", "smart")
 NEAREST = sorted(name for name in attacks.names() if issubclass(attacks[name], MinimumNormAttack))
 
 
+# What does not find every clip that there is to find, even in the wide ball above, and why.
+MISSES = {
+    "basar": "three rounds of a walk that sees labels alone",
+    "boundary": "40 labels are the beginning of its walk",
+    "hopskipjump": "two steps of its walk, 20 labels each",
+    "nobox": "asks nobody: which way leads over the border is luck",
+}
+# Within how many times the exact distance, in L-infinity, it finds every clip; within 1.25 where nothing is said.
+WITHIN = {
+    "angles": 5.0,  # bones keep their lengths, so most ways are closed
+    "bonelength": 46.0,  # all ways but some numbers for each person are closed
+    "ciasa": 3.0,  # bones keep their lengths up to a bound
+    "iaa": 3.0,  # and angles and speeds
+    "nes": 3.0,  # the gradient is guessed from 20 answers
+    "rays": 12.0,  # 40 labels
+    "simba": 70.0,  # moves few of the 204 coordinates
+    "smart": 2.0,  # looks for what is not seen, which is no shortest way
+    "square": 12.0,  # 40 scores, and no step along a gradient
+}
+
+
 @pytest.mark.parametrize("name", attacks.names())
 def test_the_exam(name):
-    check_attack(fb.create_attack(name, **SETTINGS.get(name, {})), threat=THREATS.get(name))
+    attack = fb.create_attack(name, **SETTINGS.get(name, {}))
+    check_attack(attack, threat=THREATS.get(name), every=name not in MISSES)
+
+
+@pytest.mark.parametrize("name", [name for name in attacks.names() if name not in MISSES])
+def test_what_exists_within_a_multiple_of_the_exact_distance_is_found(name):
+    clips = random_clips(6, persons=2, absent=True)
+    victim = linear_victim(clips, distance=0.05)
+    exact = 0.05 / victim.module.plane.normal.abs().sum().item()
+    attack = fb.create_attack(name, **SETTINGS.get(name, {}))
+    assert attack(victim, clips, threat=Linf(WITHIN.get(name, 1.25) * exact)).success.all()
 
 
 @pytest.mark.parametrize("name", NEAREST)

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from safetensors.numpy import load_file
 
 import audits_for_tests
+import funnybone as fb
 from funnybone.auditing import audit, executors, files, run
 from funnybone.auditing.folder import CLIPS, LEDGER, LOCK, REPORT, RESULT, SHARDS, readable
 from funnybone.auditing.ledger import Ledger
@@ -83,6 +85,64 @@ def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_rows(tmp_p
     assert report["refused"] == [
         f"{tmp_path / 'timed'}: another process is auditing into it; wait for it, or choose another --out"
     ]
+
+
+class Failing(fb.TorchVictim):
+    """Answers so many questions, then raises."""
+
+    def __init__(self, answers, error, pause):
+        plain = audits_for_tests.victim()
+        super().__init__(plain.module, skeleton=plain.skeleton, classes=plain.classes, name=plain.name)
+        self.answers, self.error, self.pause = answers, error, pause
+
+    def logits(self, xyz):
+        time.sleep(self.pause)
+        self.answers -= 1
+        if self.answers < 0:
+            raise self.error
+        return super().logits(xyz)
+
+
+# The audit asks some 65 times, 5 of them before the first of its six chunks.
+@pytest.mark.parametrize(
+    ("answers", "finished", "error", "executor"),
+    [
+        (30, 1, RuntimeError("CUDA error: out of memory"), "inline"),
+        (50, 3, TimeoutError("no answer"), "inline"),
+        (63, 5, RuntimeError("nearly done"), "inline"),
+        (45, 2, TimeoutError("no answer"), "process"),
+    ],
+)
+def test_a_victim_that_fails_midway_loses_no_finished_chunk(
+    tmp_path, pattern, monkeypatch, answers, finished, error, executor
+):
+    folder = tmp_path / "audit"
+    failing = Failing(answers, error, 0.01 if executor == "process" else 0)  # the parent has time to write
+    assert failing.fingerprint == audits_for_tests.victim().fingerprint
+    clips, suite = audits_for_tests.clips(), audits_for_tests.small_suite()
+    with pytest.raises(type(error), match=str(error)):
+        audit(failing, clips, suite=suite, out=folder, executor=executor, workers=1)
+    assert not (folder / RESULT).exists()
+    with Ledger.read(folder) as ledger:
+        done = ledger.done()
+        kept = [row for entry in ("tight", "wide") for row in ledger.rows("slow", entry)]
+    shards = {path.name: path.read_bytes() for path in (folder / SHARDS).iterdir()}
+    assert len(done) == len(shards) == finished
+    attack, attacked = executors.attack, []
+
+    def remember(chunk, *arguments):
+        attacked.append(chunk.key)
+        return attack(chunk, *arguments)
+
+    monkeypatch.setattr(executors, "attack", remember)
+    again(folder)
+    assert len(attacked) == 6 - finished
+    assert not done & set(attacked)
+    with Ledger.read(folder) as ledger:
+        after = [row for entry in ("tight", "wide") for row in ledger.rows("slow", entry)]
+    assert [row for row in after if row.key in {row.key for row in kept}] == kept  # timings as well
+    assert everything(folder) == everything(pattern)
+    assert shards.items() <= everything(folder)[3].items()
 
 
 def test_a_finished_audit_attacks_nothing_again(folder, monkeypatch):

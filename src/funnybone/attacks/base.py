@@ -4,7 +4,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import torch
 from jaxtyping import Bool
@@ -127,7 +127,7 @@ class Attack(ABC):
         Raises
         ------
         DataError
-            When victim, clips, goal and threat model do not fit together.
+            When victim, clips, goal and threat model do not fit together, or an argument says nothing that can be done.
         """
         goal = goal or AnythingBut()
         generator = generator if generator is not None else torch.Generator().manual_seed(0)
@@ -135,13 +135,20 @@ class Attack(ABC):
         progress = progress or (lambda done, successes, total: None)
         if len(clips) == 0:
             raise DataError(f"{clips.name}: there are no clips to attack", hint="choose another split or limit")
+        if precision not in get_args(Precision):
+            raise DataError(f"precision is {precision!r}", hint=f"write {' or '.join(get_args(Precision))}")
+        if draws is not None and draws < 1:
+            raise DataError(f"draws is {draws}", hint="give at least 1, or leave it out")
+        if batch_size < 1:
+            raise DataError(f"batch_size is {batch_size}", hint="attack at least 1 clip at a time")
         if natural is not None:
             natural = natural.to(victim.device)
             natural.figures(clips[:1].to(victim.device))  # said now, where it was learned from other clips
         if starts is not None:
             check_starts(starts, clips)
         starts = (clips if starts is None else starts).to(victim.device)
-        draws = draws or (DRAWS if victim.stochastic else 1)
+        if draws is None:
+            draws = DRAWS if victim.stochastic else 1
         if budget is not None and budget < draws:
             raise DataError(f"a budget of {budget} queries is less than the {draws} draws of one question")
         meter = Meter(len(clips), budget)

@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     tokens = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in tokens
     tokens = [token for token in tokens if token != "--debug"]
+    more = "; the same command continues where it stopped" if tokens[:1] in RESUMABLE else ""
     try:
         app(tokens)
         sys.stdout.flush()
@@ -71,7 +72,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DataError as error:
         return _fail(str(error), 2, debug)
     except KeyboardInterrupt:
-        more = "; the same command continues where it stopped" if tokens[:1] in RESUMABLE else ""
         return _fail(f"interrupted{more}", 130, debug)
     except BrokenPipeError:
         # The reader has left. Python would complain once more when it closes the stream.
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:
         what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        return _fail(f"failed: {what} (--debug shows where)", 1, debug)
+        return _fail(f"failed: {what} (--debug shows where){more}", 1, debug)
 
 
 def _fail(message: str, status: int, debug: bool) -> int:

@@ -1,9 +1,11 @@
 """The exams of attacks and of defenses."""
 
+import contextlib
 import dataclasses
+import functools
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +21,32 @@ from funnybone.outcome import Outcome
 from funnybone.testing.analytic import linear_victim, random_clips
 from funnybone.testing.victim_exam import check_victim
 from funnybone.threat import BoneLength, Linf, Mask, Threat
+from funnybone.threat.ball import Ball
 from funnybone.victims.base import Victim, predict
 from funnybone.victims.files import save_victim
 from funnybone.victims.load import create_victim
+from funnybone.victims.torch import TorchVictim
+
+DISTANCE = 0.05  # of the victim's border to each clip, L2, in metres
 
 
-def check_attack(attack: Attack, *, threat: Threat | None = None) -> None:
+def check_attack(attack: Attack, *, threat: Threat | None = None, every: bool | None = None) -> None:
     """Examine an attack on a victim whose answer is known.
 
     It must stay inside the threat model, or refuse one that is composed of several, leave padding and absent persons
-    alone, tell the truth about success, give the same result for the same generator, and to a clip whatever clips are
-    beside it, keep its queries within a budget, leave the victim and the global random state as they were, and survive
-    being saved and loaded.
+    alone, tell the truth about success, find what there is to find, give the same result for the same generator, and to
+    a clip whatever clips are beside it, ask no more than it says and than a budget allows, leave the victim and the
+    global random state as they were, and survive being saved and loaded.
 
     Parameters
     ----------
     attack : Attack
         The one to examine, with its settings.
     threat : Threat, optional
-        A threat model that it accepts and in which it can succeed; L-infinity at 20 mm by default.
+        A threat model that it accepts and in which it can succeed; L-infinity at 20 mm by default, which is 4.5 times
+        what the nearest adversary of each clip needs.
+    every : bool, optional
+        Whether every clip must fall in there, or one is enough; by default every one of an attack that sees gradients.
 
     Examples
     --------
@@ -47,33 +56,30 @@ def check_attack(attack: Attack, *, threat: Threat | None = None) -> None:
     assert dataclasses.is_dataclass(attack), "an attack is a frozen dataclass of its settings"
     assert type(attack).__dataclass_params__.frozen, "an attack is frozen: calling it must not change it"  # type: ignore[attr-defined]
     threat = threat or Linf(0.02)
+    every = attack.access == "gradients" if every is None else every
     clips = random_clips(6, persons=2, absent=True)
-    victim = linear_victim(clips, distance=0.05)
+    victim = linear_victim(clips, distance=DISTANCE)
     before = {key: value.clone() for key, value in victim.module.state_dict().items()}
     xyz = clips.xyz.clone()
     chance = torch.get_rng_state()
 
-    first = attack(victim, clips, threat=threat, generator=torch.Generator().manual_seed(3))
+    with _counted(victim) as asked:
+        first = attack(victim, clips, threat=threat, generator=torch.Generator().manual_seed(3))
     again = attack(victim, clips, threat=threat, generator=torch.Generator().manual_seed(3))
 
     _check_truth(attack, victim, clips, threat, first)
+    _check_count(first, asked)
     assert torch.equal(first.adversarial.xyz, again.adversarial.xyz), "the same generator gave another result"
     assert torch.equal(chance, torch.get_rng_state()), "the global random state was used; use problem.chance"
     assert torch.equal(xyz, clips.xyz), "the clean clips were changed in place"
-    few = attack(
-        victim,
-        clips[[4, 1]],
-        threat=threat,
-        starts=clips,
-        generator=torch.Generator().manual_seed(3),
-        batch_size=1,
-    )
-    assert torch.equal(few.success, first.success[[4, 1]]), "a clip's result depends on the clips beside it"
-    difference = float((few.adversarial.xyz - first.adversarial.xyz[[4, 1]]).abs().max())
-    assert difference < 1e-5, f"a clip beside other clips ended {difference} m from where it ends alone"
+    _check_alone(attack, victim, clips, threat, first)
     for key, value in victim.module.state_dict().items():
         assert torch.equal(before[key], value), f"the victim's {key} was changed"
-    assert bool(first.success.any()), "no clip fell although the border is near"
+    fallen = int(first.success.sum())
+    assert fallen > 0, "no clip fell although the border is near"
+    assert fallen == len(clips) or not every, (
+        f"{len(clips) - fallen} of {len(clips)} clips stand{_reach(victim, threat)}"
+    )
 
     for other in (threat & BoneLength(0.05), threat & Mask(joints=(0, 1, 2))):
         try:
@@ -83,23 +89,81 @@ def check_attack(attack: Attack, *, threat: Threat | None = None) -> None:
         _check_truth(attack, victim, clips, other, outcome)
     _check_truth(attack, victim, clips, threat, attack(victim, clips, threat=threat, goal=Specified(1)), Specified(1))
 
-    budget = 3
-    limited = attack(victim, clips, threat=threat, budget=budget)
-    assert int(limited.queries.max()) <= budget, f"{int(limited.queries.max())} queries with a budget of {budget}"
-
     wrong = dataclasses.replace(clips, labels=1 - clips.labels)
     nothing = attack(victim, wrong, threat=threat)
     assert not nothing.attacked.any(), "clips that the victim gets wrong are not attacked"
     assert torch.equal(nothing.adversarial.xyz, clips.xyz), "a clip that is not attacked must not move"
+    _check_saved_outcome(first, clips, threat)
 
+
+def _check_alone(attack: Attack, victim: TorchVictim, clips: Clips, threat: Threat, first: Outcome) -> None:
+    """Attack an absent person, padding and a plain clip each alone, then everything within a budget."""
+    some = [len(clips) - 1, 0, 4]
+    call = functools.partial(attack, victim, threat=threat, starts=clips)
+    with _counted(victim) as asked:
+        few = call(clips[some], generator=torch.Generator().manual_seed(3), batch_size=1)
+    _check_count(few, asked)
+    assert torch.equal(few.success, first.success[some]), "a clip's result depends on the clips beside it"
+    difference = float((few.adversarial.xyz - first.adversarial.xyz[some]).abs().max())
+    assert difference < 1e-5, f"a clip beside other clips ended {difference} m from where it ends alone"
+    assert torch.equal(few.queries, first.queries[some]), "a clip's queries depend on the clips beside it"
+
+    budget = 3
+    # One clip at a time: the victim cannot tell on whose account it is asked, only how often.
+    for who, draws in ((clips, 1), (clips, 2), *((clips[[place]], 1) for place in some)):
+        with _counted(victim) as asked:
+            limited = call(who, budget=budget, draws=draws)
+        most = int(limited.queries.max())
+        assert most <= budget, f"{most} queries with a budget of {budget}, each answer the mean of {draws}"
+        _check_count(limited, asked)
+
+
+@contextlib.contextmanager
+def _counted(victim: TorchVictim) -> Iterator[list[int]]:
+    """Give a list that grows, at each question, by the number of clips in it."""
+    asked: list[int] = []
+    handle = victim.module.register_forward_pre_hook(lambda _, given: asked.append(len(given[0])))
+    try:
+        yield asked
+    finally:
+        handle.remove()
+
+
+def _check_count(outcome: Outcome, asked: list[int]) -> None:
+    """The evaluator asks about each clip once before and once after; all else is the attack's."""
+    seen, said = sum(asked) - 2 * len(outcome), int(outcome.queries.sum())
+    assert seen == said, f"the attack asked the victim {seen} times and counted {said} queries"
+
+
+def _reach(victim: TorchVictim, threat: Threat) -> str:
+    """How many times as far as the border a threat model that is one ball reaches."""
+    if not isinstance(threat, Ball):
+        return ""
+    normal = victim.module.get_parameter("plane.normal")[None]
+    times = float((threat.steepest(normal) * normal).sum()) / DISTANCE
+    return f", though {threat!r} reaches {times:.1f} times as far as the border"
+
+
+def _check_saved_outcome(outcome: Outcome, clips: Clips, threat: Threat) -> None:
+    """What was reported must follow from the file alone."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "outcome"
-        first.save(path)
+        outcome.save(path)
         loaded = Outcome.load(path)
     for field in dataclasses.fields(Outcome):
-        value = getattr(first, field.name)
+        value = getattr(outcome, field.name)
         if isinstance(value, torch.Tensor):
             assert torch.equal(value, getattr(loaded, field.name)), f"{field.name} was not saved as it was"
+    for name in ("xyz", "valid", "labels"):
+        same = torch.equal(getattr(outcome.adversarial, name), getattr(loaded.adversarial, name))
+        assert same, f"the adversarial clips' {name} was not saved as it was"
+    recomputed = threat.bind(clips.skeleton).violation(clips.xyz, loaded.adversarial.xyz)
+    assert torch.equal(recomputed, outcome.violation), "the violation reported is not that of the clips in the file"
+    assert loaded.distances.keys() == outcome.distances.keys(), "distances were lost"
+    for name, value in outcome.distances.items():
+        same = torch.allclose(value, loaded.distances[name], rtol=0, atol=0, equal_nan=True)
+        assert same, f"distance {name} was not saved as it was"
+    assert loaded.provenance == json.loads(json.dumps(outcome.provenance)), "the provenance was not saved as it was"
 
 
 def _check_truth(
