@@ -41,10 +41,11 @@ class BASAR(DecisionAttack):
     trial of each class that was seen a share ``reach`` of the way ahead; the share is halved until the goal is
     achieved, and doubled for the next time. The trial that ends nearest goes on. Every ``period`` steps and in the end
     the clip is projected onto *natural motion*: bones as long as in the clean clip, joint angles within limits,
-    accelerations drawn to the clean ones (`funnybone.motion.manifold`). A projection that misses the goal goes back
-    towards where it was, in angles, so that no bone is broken: as far as its own pose within limits, and then away from
-    the clean clip. What was projected and achieves the goal is kept apart, and the nearest of that is the result;
-    without any, the nearest of all.
+    accelerations drawn to the clean ones (`funnybone.motion.manifold`). The end may be that of its queries: those that
+    a projection may need are kept for it. A projection that misses the goal goes back towards where it was, in angles,
+    so that no bone is broken: as far as its own pose within limits, and then away from the clean clip. What was
+    projected and achieves the goal is kept apart, and the nearest of that is the result; without any, the nearest of
+    all.
 
     Joint limits are those of ``natural``, or learned from the motions to start from.
 
@@ -165,6 +166,7 @@ class BASARWalk(Walk):
         self.tried = torch.zeros(n, dtype=torch.long, device=of.device)  # in this stage
         self.pull = of.new_full((n,), FIRST_PULL)
         self.spread, self.reach = of.new_full((n,), attack.spread), of.new_full((n,), attack.reach)
+        self.last = torch.zeros_like(self.done)  # with no more than the projection in the end to come
         self.trials = of.new_zeros(n, trials, *of.shape[1:])
         self.spreads, self.reaches = of.new_zeros(2, n, trials)
         self.seen, self.open = torch.zeros(2, n, trials, dtype=torch.bool, device=of.device)
@@ -173,6 +175,8 @@ class BASARWalk(Walk):
             self.aim, self.own = torch.zeros_like(self.manifold.clean_paths).repeat(2, 1, 1, 1, 1)
 
     def ask(self) -> Questions:
+        if self.attack.project:
+            self._end()
         going = ~self.done
         batches = []
         for stage, propose in (
@@ -195,6 +199,18 @@ class BASARWalk(Walk):
         for hear, rows, xyz, wrong, seen in zip(heard, *parts, strict=True):
             if len(rows):
                 hear(rows, xyz, wrong, seen)
+
+    def _end(self) -> None:
+        """Project for a last time what can afford no more beside that; the last trials count."""
+        exploring, probing = self.stage == EXPLORE, self.stage == PROBE
+        number = torch.where(exploring, self.attack.trials, torch.where(probing, self.open.sum(1), 1))
+        ending = ~self.done & (self.stage != PROJECT) & (self.remaining < number + len(FAR))
+        if bool(ending.any()):
+            self.last |= ending
+            self._step((ending & probing).nonzero().flatten())
+            rows = (ending & ~probing).nonzero().flatten()
+            self._aim(rows)
+            self.stage[rows], self.tried[rows] = PROJECT, 0
 
     def _pull(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         return ahead(self.xyz[rows], self.problem.clean[rows], self.pull[rows]), rows
@@ -265,7 +281,8 @@ class BASARWalk(Walk):
             spread = torch.where(distance <= near, spread.clamp(max=cap), spread)
         self.spread[rows], self.tried[rows] = spread, 0
         self.steps[rows] += 1
-        last = self.steps[rows] >= attack.steps
+        self.last[rows] |= self.steps[rows] >= attack.steps
+        last = self.last[rows]
         if attack.project:
             due = last | (self.steps[rows] % attack.period == 0)
             self._aim(rows[due])
@@ -295,7 +312,7 @@ class BASARWalk(Walk):
         self.spread[rows] *= torch.where(fine, UNSTUCK, 1)
         self.tried[rows] = torch.where(over, 0, self.tried[rows])
         self.stage[rows] = torch.where(over, EXPLORE, PROJECT)
-        self.done[rows] |= over & (self.steps[rows] >= self.attack.steps)
+        self.done[rows] |= over & self.last[rows]
 
 
 def ahead(

@@ -75,7 +75,11 @@ class Walk(ABC):
         Steps of each clip.
     tick : int
         How often was asked.
+    remaining : Int[Tensor, "N"]
+        How many more questions about each clip will be answered; told anew before each `ask`.
     """
+
+    remaining: Int[Tensor, " N"]
 
     def __init__(self, problem: Problem, start: Float[Tensor, "N M T V C"], started: Bool[Tensor, " N"]) -> None:
         self.problem, self.xyz, self.done = problem, start.clone(), ~started
@@ -191,6 +195,7 @@ class DecisionAttack(Attack):
         walk = self.walk(problem, start, started)
         total = len(problem)
         while not bool(walk.done.all()):
+            walk.remaining = book.left - book.kept_back
             questions = walk.ask()
             answers = book.ask(questions.xyz, questions.owner, questions.natural)
             walk.done |= book.spent
@@ -233,7 +238,7 @@ def brought_inside(
     problem = book.problem
     outside = threat.violation(problem.clean, xyz) > TOLERANCE
     nearest = torch.where(wide(outside), threat.project(problem.clean, book.best.xyz), xyz)
-    rows = (outside & book.best.found & book.affords(torch.ones_like(book.asked))).nonzero().flatten()
+    rows = (outside & book.best.found & (book.left > 0)).nonzero().flatten()
     held = torch.zeros_like(outside)
     if len(rows):
         labels = problem.predicted(nearest[rows], rows)
@@ -308,11 +313,11 @@ class Book:
         self.spent = torch.zeros_like(self.best.distance, dtype=torch.bool)
         self.asked = torch.zeros_like(self.spent, dtype=torch.long)  # queries about each clip
 
-    def affords(self, questions: Int[Tensor, " N"]) -> Bool[Tensor, " N"]:
-        """Return which clips can afford so many more questions."""
-        cost = questions * self.problem.draws
-        left = self.problem.victim.remaining(self.problem.rows).to(cost.device)
-        return (cost <= left) & (self.asked + cost <= self.attack.queries)
+    @property
+    def left(self) -> Int[Tensor, " N"]:
+        """How many more questions each clip can afford."""
+        left = self.problem.victim.remaining(self.problem.rows).to(self.asked.device)
+        return torch.minimum(left, self.attack.queries - self.asked) // self.problem.draws
 
     def ask(
         self,
@@ -326,7 +331,7 @@ class Book:
         """
         problem = self.problem
         counts = torch.bincount(owner, minlength=len(problem))
-        asked = (counts > 0) & self.affords(counts + self.kept_back)
+        asked = (counts > 0) & (counts + self.kept_back <= self.left)
         self.spent |= (counts > 0) & ~asked
         of = asked[owner].nonzero().flatten()
         fooled, labels = torch.zeros_like(owner, dtype=torch.bool), problem.clips.labels[owner]

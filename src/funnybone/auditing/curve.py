@@ -2,15 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from funnybone.attacks.base import Attack
+from funnybone.attacks.cascade import in_norm_of_ball
+from funnybone.attacks.decision import DecisionAttack
 from funnybone.attacks.minimum_norm import MinimumNormAttack
+from funnybone.attacks.problem import Precision
 from funnybone.clips import Clips
 from funnybone.errors import DataError
 from funnybone.goals import Goal
 from funnybone.metrics.intervals import wilson
+from funnybone.metrics.natural import NaturalMotion
 from funnybone.tables import plain, rate
 from funnybone.threat import Ball, Linf, Threat
 from funnybone.victims.base import Victim
@@ -75,19 +80,28 @@ def security_curve(
     ball: type[Ball] = Linf,
     threat: Threat | None = None,
     goal: Goal | None = None,
+    natural: NaturalMotion | None = None,
+    starts: Clips | None = None,
     generator: torch.Generator | None = None,
+    budget: int | None = None,
+    draws: int | None = None,
+    precision: Precision = "fp32",
     batch_size: int = 64,
 ) -> SecurityCurve:
     """Return success against budget.
 
-    A minimum-norm attack runs once, and its clips are sorted by how far they went. Any other runs once for each radius,
-    the smallest first and each next one only on the clips still standing: what fell inside of a ball is inside of all
-    larger ones.
+    An attack that makes a distance small runs once, without a ball, and its clips are sorted by how far they went in
+    the ball's norm. A minimum-norm attack must search in that norm: one that knows several does, whichever it was
+    given. A decision attack is taken as it is: its clips are the nearest by its own distance, so where that is another
+    than the ball's, nearer ones may have been passed by.
+
+    Any other attack runs once for each radius, from the same state of chance, the smallest first and each next one only
+    on the clips still standing: what fell inside of a ball is inside of all larger ones.
 
     Parameters
     ----------
     attack : Attack
-        Its steps are measured by the ball.
+        Steps in a ball are measured by it.
     victim : Victim
         Who is attacked.
     clips : Clips
@@ -98,8 +112,18 @@ def security_curve(
         `funnybone.threat.Linf` or `L2`.
     threat : Threat, optional
         What holds beside the ball.
-    goal, generator, batch_size
+    starts : Clips, optional
+        As of an attack; all of the clips by default, at every radius.
+    budget : int, optional
+        Most queries for each clip in one run, so at each radius where there are several.
+    goal, natural, generator, draws, precision, batch_size
         As of an attack.
+
+    Raises
+    ------
+    DataError
+        For radii that are none, a minimum-norm attack that cannot search in the ball's norm, and what an attack
+        refuses.
 
     Examples
     --------
@@ -112,20 +136,40 @@ def security_curve(
     """
     if not radii or not all(0 < radius < float("inf") for radius in radii):
         raise DataError(f"security curve: radii are {list(radii)}", hint="give metres, more than zero")
-    generator = generator if generator is not None else torch.Generator().manual_seed(0)
     ordered = tuple(sorted(set(map(float, radii))))
-    if isinstance(attack, MinimumNormAttack):
-        outcome = attack(victim, clips, goal=goal, threat=threat, generator=generator, batch_size=batch_size)
-        way = ball(ordered[0]).distance(clips.xyz, outcome.adversarial.xyz)
+    balls = tuple(map(ball, ordered))
+    attack = in_norm_of_ball(attack, balls[0])
+    if isinstance(attack, MinimumNormAttack) and not isinstance(attack.minimised, ball):
+        own = type(attack.minimised).__name__
+        raise DataError(
+            f"security curve: attack {attack.name} searches in {own}, the ball is {ball.__name__}",
+            hint=f"give ball={own}, or an attack that searches in {ball.__name__}",
+        )
+    generator = generator if generator is not None else torch.Generator().manual_seed(0)
+    run = partial(
+        attack,
+        victim,
+        goal=goal,
+        natural=natural,
+        starts=clips if starts is None else starts,
+        generator=generator,
+        budget=budget,
+        draws=draws,
+        precision=precision,
+        batch_size=batch_size,
+    )
+    if isinstance(attack, MinimumNormAttack | DecisionAttack):
+        outcome = run(clips, threat=threat)
+        way = balls[0].distance(clips.xyz, outcome.adversarial.xyz)
         counts = tuple(int((outcome.success & (way <= radius)).sum()) for radius in ordered)
         attacked = int(outcome.attacked.sum())
     else:
         standing, fallen, found = clips, 0, []
-        attacked = 0
-        for radius in ordered:
+        attacked, state = 0, generator.get_state()
+        for inside in balls:
             if len(standing):
-                inside = ball(radius) if threat is None else ball(radius) & threat
-                outcome = attack(victim, standing, goal=goal, threat=inside, generator=generator, batch_size=batch_size)
+                generator.set_state(state)
+                outcome = run(standing, threat=inside if threat is None else inside & threat)
                 attacked = attacked or int(outcome.attacked.sum())
                 fallen += int(outcome.success.sum())
                 standing = standing[outcome.attacked & ~outcome.success]
