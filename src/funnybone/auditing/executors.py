@@ -171,8 +171,18 @@ def processes(chunks: Sequence[Chunk], given: Given, workers: int | None = None)
         pool = ProcessPoolExecutor(count, context, initializer=_receive, initargs=(parcel,))
         try:
             futures = [pool.submit(_attack_here, chunk) for chunk in chunks]
+            failed: BaseException | None = None
             for future in as_completed(futures):
-                yield future.result()
+                if future.cancelled():
+                    continue
+                if (error := future.exception()) is None:
+                    yield future.result()
+                elif failed is None:  # said after what others have done, or are at: that is kept
+                    failed = error
+                    for other in futures:
+                        other.cancel()
+            if failed is not None:
+                raise failed
         except BrokenProcessPool:
             raise _lost() from None
         finally:
