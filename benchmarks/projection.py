@@ -5,11 +5,12 @@ solver is SciPy's interior-reflective one for bounded least squares, which solve
 one clip. The published code gives one clip of this size to an interior-point solver, 2.3 s for each. Whole motions
 (inverse kinematics, projection, forward kinematics) are timed beside.
 
-    python benchmarks/projection.py [--clips 512] [--repetitions 5] [--json FILE]
+    python benchmarks/projection.py [--clips 512] [--repetitions 5] [--weight 1] [--json FILE]
 """
 
 import argparse
 import json
+import math
 import platform
 import statistics
 import time
@@ -36,9 +37,9 @@ def timed(task):
     return time.perf_counter() - began
 
 
-def general(theta, clean, limit):
+def general(theta, clean, limit, weight):
     """One clip's first angles by a general solver, with its usual accuracy; seconds for all 78."""
-    second = np.diff(np.eye(FRAMES), n=2, axis=0)
+    second = math.sqrt(weight) * np.diff(np.eye(FRAMES), n=2, axis=0)
     matrix = np.vstack([np.eye(FRAMES), second])
 
     def solve():
@@ -53,20 +54,24 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=512)
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--weight", type=float, default=1.0, help="of accelerations; 1 as published, 1000 as in BASAR")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     generator = torch.Generator().manual_seed(0)
     clean = 0.05 * torch.randn(arguments.clips, FRAMES, ANGLES, generator=generator).cumsum(1)
     theta = clean + 0.1 * torch.randn(clean.shape, generator=generator)
     result = {"machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
-    result |= {"clips": arguments.clips, "repetitions": arguments.repetitions, "limits": {}}
+    result |= {"clips": arguments.clips, "weight": arguments.weight, "repetitions": arguments.repetitions, "limits": {}}
     seconds = {name: ([], []) for name in LIMITS}
+    weight = arguments.weight
     for _ in range(arguments.repetitions):
         for name, limit in LIMITS.items():
             bound = torch.full((ANGLES,), limit)
             ours, theirs = seconds[name]
-            ours.append(timed(lambda bound=bound: project_angles(theta, clean, -bound, bound)) / arguments.clips)
-            theirs.append(general(theta[0].double().numpy(), clean[0].double().numpy(), limit))
+            ours.append(
+                timed(lambda bound=bound: project_angles(theta, clean, -bound, bound, weight=weight)) / arguments.clips
+            )
+            theirs.append(general(theta[0].double().numpy(), clean[0].double().numpy(), limit, weight))
     for name, limit in LIMITS.items():
         ours, theirs = (statistics.median(values) for values in seconds[name])
         rates = {"clips_per_second": 1 / ours, "times_scipy": theirs / ours, "times_published": PUBLISHED / ours}
@@ -79,7 +84,7 @@ def main():
     limits = learn_limits(clips)
     manifold = Manifold.around(limits.angles(clips, breathing=True), limits.lower, limits.upper)
     whole = [
-        timed(lambda: manifold.positions(manifold.projected(manifold.paths(clips.xyz))))
+        timed(lambda: manifold.positions(manifold.projected(manifold.paths(clips.xyz), weight)))
         for _ in range(arguments.repetitions)
     ]
     result["whole_motions_per_second"] = len(clips) / statistics.median(whole)

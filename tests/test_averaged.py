@@ -9,6 +9,7 @@ from funnybone.errors import DataError
 from funnybone.testing import check_victim, random_clips
 from funnybone.victims import CallableVictim
 from funnybone.victims.averaged import MOST_MEMBERS, Averaged, Heads, mean_log_probability, seen
+from funnybone.victims.filtered import Filter, Filtered
 from tiny_victim import tiny_victim
 
 
@@ -101,9 +102,35 @@ def test_ways_in_are_the_base_each_member_and_moderate_logits(base, clips, lengt
     assert {way.defense for name, way in ways.items() if name != "base"} == {victim.defense}
 
 
+def test_what_is_put_around_it_is_around_its_ways_in_as_well(base, clips, length):
+    inner, filter = Averaged(base, heads(2, length, scale=5.0)), Filter(keep=0.2)
+    ways = Filtered(inner, filter, defense="lowpass").ways_in()
+    own = inner.ways_in()
+    assert list(ways) == ["base", *(f"filtered {name}" for name in own), "innermost base"]
+    for name, way in own.items():
+        found = ways[f"filtered {name}"].logits(clips.xyz)
+        assert torch.allclose(found, way.logits(filter(clips.xyz)), atol=1e-6)
+        assert not torch.allclose(found, way.logits(clips.xyz), atol=1e-4)
+
+
+def test_heads_that_see_logits_are_put_around_the_ways_into_a_filtered_base(base, clips):
+    these, filter = heads(2, 2, scale=5.0), Filter(keep=0.2)
+    inner = Averaged(base, these, input="logits")
+    victim = Averaged(Filtered(inner, filter, defense="lowpass"), these, input="logits")
+    ways = victim.ways_in()
+    expected = Averaged(inner, these, input="logits")
+    assert ways["innermost base"] is base
+    found = ways["averaged filtered rescaled"].logits(clips.xyz)
+    rescaled = Averaged(inner.ways_in()["rescaled"], these, input="logits")
+    assert torch.allclose(found, rescaled.logits(filter(clips.xyz)), atol=1e-6)
+    assert torch.allclose(ways["averaged base"].logits(clips.xyz), expected.logits(clips.xyz), atol=1e-6)
+
+
 def test_noise_makes_it_stochastic_and_repeatable(base, clips, length):
     victim = Averaged(base, heads(2, length, scale=5.0), noise=0.5)
     assert victim.stochastic
+    steady = {str(name): name.steady for name in victim.ways_in()}
+    assert steady == {"base": True, "member 0": False, "member 1": False, "rescaled": False}
     assert not base.stochastic
     answers = []
     with torch.random.fork_rng(), torch.no_grad():

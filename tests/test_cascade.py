@@ -1,6 +1,7 @@
 """The cascade: who is asked what, who is believed, and whose work it was."""
 
 import dataclasses
+import re
 from typing import ClassVar
 
 import pytest
@@ -9,16 +10,19 @@ import torch
 import funnybone as fb
 from funnybone.attacks import Attack, attacks
 from funnybone.attacks.as_text import attack_from
-from funnybone.attacks.cascade import Cascade
+from funnybone.attacks.cascade import Cascade, detour
+from funnybone.attacks.losses import LOSSES, objective
 from funnybone.attacks.problem import Trace
+from funnybone.auditing import Entry, Suite
 from funnybone.errors import DataError
 from funnybone.goals import AnythingBut, AnythingButTop, Specified
 from funnybone.testing import check_attack, linear_victim, random_clips
 from funnybone.threat import L2, BoneLength, Linf, Unbounded
 from funnybone.threat.ball import ball_of
-from funnybone.victims import CallableVictim
+from funnybone.victims import CallableVictim, Meter, view
 from funnybone.victims.base import predict
-from parts_for_tests import noisy
+from funnybone.victims.smoothed import Noise, Smoothed
+from parts_for_tests import noisy, problem_of
 
 SHORT = ("fgsm", "pgd steps=10", "apgd steps=15 loss=dlr targets=2", "smart steps=20")
 
@@ -375,3 +379,133 @@ def test_a_way_in_needs_a_gradient():
     with pytest.raises(DataError, match="no gradient"):
         Cascade(through=("square",))
     assert fb.create_attack("cascade", preset="adaptive").through
+
+
+class Counted(torch.nn.Module):
+    """Counts the answers that are differentiated."""
+
+    times: ClassVar[int] = 0
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, xyz):
+        Counted.times += xyz.requires_grad
+        return self.module(xyz)
+
+
+def test_a_way_whose_answers_do_not_differ_is_asked_once_and_so_is_a_mean():
+    clips = random_clips(4)
+    module = Counted(linear_victim(clips, distance=5.0).module)  # too far to fall
+    base = fb.TorchVictim(module, skeleton=clips.skeleton, classes=clips.classes)
+    once, twice = (
+        Smoothed(base, Noise(), defense="a"),
+        Smoothed(Smoothed(base, Noise(), defense="a"), Noise(), defense="b"),
+    )
+    attack = Cascade(stages=("fgsm",), through=("pgd steps=3 loss=margin",))
+    # FGSM asks 5 times before its step and 5 times after it; each stage is confirmed by 5 more. Of the rest, each step
+    # through a way asks the victim 5 times and the way once, 5 times where it draws and is no mean.
+    for victim, steady, drawn, forward in (
+        (once, 2, 0, 5 + 3 * (1 + 16)),  # base, mean
+        (twice, 2, 3, 5 + 3 * (16 + 1) + 3 * 5 * (1 + 1 + 16)),  # mean, innermost base; base, and both ways of it
+    ):
+        Counted.times = 0
+        outcome = attack(victim, clips, threat=Linf(0.001), draws=5)
+        assert not outcome.success.any()
+        assert (outcome.gradients == 5 + 3 * (steady + 5 * drawn)).all()
+        assert (outcome.queries == outcome.gradients + 10 + (steady + drawn) * 5 * (3 + 2)).all()
+        assert Counted.times == forward
+
+
+@pytest.mark.parametrize("goal", [AnythingBut(), AnythingButTop(2), Specified()], ids=repr)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_gradient_of_a_way_is_that_of_the_victims_loss_passed_back_through_it(curved, goal, loss):
+    victim, clips = curved
+    way = fb.TorchVictim(Curved(clips[:9]), skeleton=clips.skeleton, classes=clips.classes)
+    way.module.second.data.mul_(3)
+    asked, passed = (view(one, "gradients", Meter(len(clips))) for one in (victim, way))
+    seen = dataclasses.replace(problem_of(victim, clips, draws=3), goal=goal, victim=detour(asked, passed))
+    seen.victim.of_way = 2
+    found = seen.gradient(clips.xyz, objective(loss, goal))
+    xyz = clips.xyz.clone().requires_grad_(True)
+    straight = objective(loss, goal)(seen.victim.logits(xyz, seen.rows).float(), seen.reference)
+    assert torch.allclose(found[2], torch.autograd.grad(straight.sum(), xyz)[0], atol=1e-6)
+    assert torch.allclose(found[1], straight.detach(), atol=1e-6)
+    assert not torch.allclose(found[2], problem_of(victim, clips).gradient(clips.xyz, objective(loss, goal))[2])
+
+
+@pytest.mark.parametrize("goal", [AnythingBut(), AnythingButTop(2), Specified()], ids=repr)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_of_logits_have_the_gradients_of_log_probabilities(curved, goal, loss):
+    victim, clips = curved
+    normalised = changed(victim, lambda logits: logits.log_softmax(1))
+    (one, loss_one, gradient), (_, loss_two, same) = (
+        problem_of(asked, clips).gradient(clips.xyz, objective(loss, goal)) for asked in (victim, normalised)
+    )
+    assert (one.logsumexp(1).abs() > 0.1).any()  # they are not normalised as they are
+    assert torch.allclose(loss_one, loss_two, atol=1e-4)
+    assert ((gradient - same).flatten(1).norm(dim=1) < 1e-4 * gradient.flatten(1).norm(dim=1)).all()
+
+
+# Victims that hide their gradients and name no way in
+
+
+def changed(victim, change, name=None):
+    class Module(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module = victim.module
+
+        def forward(self, xyz):
+            return change(self.module(xyz))
+
+    return fb.TorchVictim(Module(), skeleton=victim.skeleton, classes=victim.classes, name=name)
+
+
+MASKS = {
+    "rounded": lambda logits: (1000 * logits).round() / 1000,
+    "cold": lambda logits: (logits / 1e-6).softmax(1),  # ones and zeros, of which a search by scores learns no more
+}
+
+
+def shortened(text):
+    """A stage with few steps; what sees no gradient keeps its queries."""
+    few = re.sub(r"(restarts|targets|steps)=\d+", lambda found: f"{found[1]}={1 + (found[1] == 'steps')}", text)
+    return few if "queries=" in few or "steps=" in few else f"{few} steps=2"
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_what_hides_its_gradient_and_names_no_way_in_falls_to_the_adaptive_preset(curved, mask):
+    clips = curved[1][:8]
+    victim = changed(curved[0], MASKS[mask])
+    assert not victim.ways_in()
+    blind = fb.create_attack("pgd", steps=5, random_start=False)(victim, clips, threat=Linf(0.1))
+    assert blind.attacked.all()
+    assert blind.zero_gradient.all()
+    assert not blind.success.any()
+    stages = tuple(dict.fromkeys(map(shortened, Cascade.presets["adaptive"]["stages"])))
+    outcome = fb.create_attack("cascade", preset="adaptive", stages=stages)(victim, clips, threat=Linf(0.1))
+    assert outcome.success.all()
+    assert "square queries=500" in outcome.provenance["felled_by"]
+    assert outcome.zero_gradient.any()
+
+
+def test_an_audit_says_that_the_gradients_are_masked(tmp_path):
+    clips = random_clips(8)
+    pgd = fb.create_attack("pgd", steps=5, random_start=False)
+    cascade = Cascade(stages=("pgd steps=2 random_start=false", "square queries=500"))
+    named = {"pgd": pgd, "square": fb.create_attack("square", queries=500), "cascade": cascade}
+    entries = [Entry(attack, AnythingBut(), Linf(0.02), name) for name, attack in named.items()]
+    plain = linear_victim(clips, distance=0.03)
+    victim = changed(plain, MASKS["rounded"], name="rounded")
+    codes = {}
+    for name, chosen in (("apart", entries[:2]), ("cascade", entries[2:])):
+        result = fb.audit(victim, clips, suite=Suite(name, tuple(chosen)), out=tmp_path / name).result
+        rates = [attack.success_rate for attack in result.victims[0].attacks]
+        assert rates == ([0.0, 1.0] if name == "apart" else [1.0])
+        codes[name] = {warning.code for warning in result.warnings}
+    assert codes["apart"] >= {"ZERO_GRADIENT", "BLACK_BOX_STRONGER"}
+    assert "ZERO_GRADIENT" in codes["cascade"]
+    seen = fb.audit(plain, clips, suite=Suite("plain", tuple(entries[:2])), out=tmp_path / "plain").result
+    assert not {warning.code for warning in seen.warnings} & {"ZERO_GRADIENT", "BLACK_BOX_STRONGER"}

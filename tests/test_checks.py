@@ -175,6 +175,9 @@ def test_who_sees_less_has_to_fell_less():
     assert compared((50, seeing), (54, {**blind, "threat": "another"})) == []
     assert compared((50, seeing), (100, {**blind, "by_distance": True})) == []  # it succeeds by its making
     assert compared((50, seeing), (60, seeing | {"settings": {}}), (54, blind)) == []
+    mixed = seeing | {"settings": {"stages": ["pgd", "square"]}}  # what it fells says nothing of gradients
+    (warning,) = compared((50, seeing), (60, mixed), (54, blind))
+    assert warning.code == "BLACK_BOX_STRONGER"
 
 
 def transferred(seeing, fooled, *, threat="t", contains=("s",), surrogate_rows=None, observed=None, clean=100):

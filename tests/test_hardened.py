@@ -14,6 +14,7 @@ from funnybone.models import load_weights
 from funnybone.models.weights import AccuracyRecord
 from funnybone.testing import check_defense, linear_victim
 from funnybone.victims import CallableVictim, forms, save_victim
+from funnybone.victims.adapted import Adapted
 from funnybone.victims.filtered import Filter, Filtered
 from funnybone.victims.hardened import Fitted
 from funnybone.victims.smoothed import Noise, Smoothed
@@ -70,6 +71,39 @@ def test_what_the_base_says_of_itself_holds(base, clips):
         assert getattr(victim, key) == getattr(base, key), key
     assert (victim.name, victim.defense) == ("small+lowpass", "lowpass")
     assert victim.ways_in()["base"] is base
+
+
+def test_a_form_is_put_around_another_base_as_it_is(base, clips):
+    for victim in (hardened(base, clips, "lowpass"), hardened(base, clips, sigma=0.05, space="joint_angles")):
+        inner = hardened(base, clips, "lowpass", keep=0.1)
+        other = victim.around(inner)
+        assert (type(other), other.settings, other.base) == (type(victim), victim.settings, inner)
+        assert all(torch.equal(value, other.tensors()[key]) for key, value in victim.tensors().items())
+        assert (other.defense, victim.around(base).defense) == (f"lowpass+{victim.defense}", victim.defense)
+
+
+def test_ways_into_many_layers_add_up(base, clips):
+    victim, counts = base, []
+    for _ in range(4):
+        victim = hardened(victim, clips, "lowpass", keep=0.5)
+        counts.append(len(victim.ways_in()))
+    assert counts == [1, 3, 5, 7]
+    assert list(victim.ways_in())[:3] == ["base", "filtered base", "filtered filtered base"]
+    assert list(victim.ways_in())[-2:] == ["filtered innermost base", "innermost base"]
+    assert victim.ways_in()["filtered innermost base"].base is base
+
+
+def test_where_a_form_does_not_fit_a_way_is_offered_without_it(clips):
+    shut = CallableVictim(torch.flatten, skeleton=clips.skeleton, classes=clips.classes, access="scores")
+
+    class Open(fb.TorchVictim):
+        def ways_in(self):
+            return {"scores": shut}
+
+    base = Open(linear_victim(clips).module, skeleton=clips.skeleton, classes=clips.classes)
+    ways = Adapted(base, {}, defense="trades").ways_in()
+    assert list(ways) == ["base", "base, scores"]
+    assert ways["base, scores"] is shut
 
 
 def test_a_defense_around_a_defense_goes_through_one_file(base, clips, tmp_path):

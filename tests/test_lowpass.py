@@ -10,7 +10,9 @@ from scipy.fft import dct, idct
 import funnybone as fb
 from funnybone.errors import DataError
 from funnybone.testing import linear_victim, random_clips
-from funnybone.victims.filtered import Filter, gaussian_weights
+from funnybone.victims.adapted import Adapted
+from funnybone.victims.filtered import Filter, Filtered, gaussian_weights
+from tiny_victim import tiny_victim
 
 MODES = [{"keep": 0.3}, {"mode": "gaussian", "sigma": 1.5, "taps": 7}]
 
@@ -99,6 +101,18 @@ def test_trembling_is_taken_away_and_an_attack_through_the_filter_is_not():
     outcome = fb.create_attack("pgd", steps=20)(filtered, clips, threat=fb.threat.L2(radius))
     assert bool(right.any())
     assert torch.equal(outcome.success, right)
+
+
+def test_the_frozen_base_of_a_corrected_network_is_met_behind_the_filter():
+    clips = random_clips(3)
+    base = tiny_victim(clips)
+    adapted = Adapted(base, {"last.bias.by": torch.ones(2)}, defense="trades")
+    ways = Filtered(adapted, Filter(keep=0.2), defense="lowpass").ways_in()
+    assert list(ways) == ["base", "filtered base", "innermost base"]
+    assert ways["base"] is adapted
+    assert ways["innermost base"] is base
+    assert torch.equal(ways["filtered base"].logits(clips.xyz), base.logits(Filter(keep=0.2)(clips.xyz)))
+    assert not torch.allclose(ways["filtered base"].logits(clips.xyz), base.logits(clips.xyz), atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from funnybone.motion.angles import positions
 from funnybone.motion.rest import rest_pose
 from funnybone.skeletons import Skeleton
 from funnybone.testing import linear_victim, random_clips
+from funnybone.victims.filtered import Filter, Filtered
 from funnybone.victims.smoothed import ABSTAINED, Noise, Smoothed, certified_radius
 
 ARM = Skeleton("arm", ("shoulder", "elbow", "wrist"), (-1, 0, 1))
@@ -321,6 +322,31 @@ def test_an_attack_that_averages_its_gradients_is_not_blinded():
         assert not near.success.any()
     assert set(victim.ways_in()) == {"base", "mean"}
     assert victim.ways_in()["mean"].noise.draws == 16
+    assert all(name.steady for name in victim.ways_in())
+
+
+def test_the_ways_into_a_filtered_victim_are_behind_the_noise_as_well():
+    clips = random_clips(4)
+    base = linear_victim(clips, distance=0.05)
+    filtered = Filtered(base, Filter(keep=0.2), defense="lowpass")
+    victim = Smoothed(filtered, Noise(sigma=0.02), defense="smoothing")
+    ways = victim.ways_in()
+    assert list(ways) == ["base", "mean", "smoothed base", "innermost base"]
+    assert ways["base"] is filtered
+    assert ways["innermost base"] is base
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found = ways["smoothed base"].logits(clips.xyz)
+        torch.manual_seed(0)
+        noisy = clips.xyz + 0.02 * torch.randn_like(clips.xyz)
+    assert torch.allclose(found, base.logits(noisy).log_softmax(1), atol=1e-5)
+    assert ways["smoothed base"].stochastic
+    assert {str(name) for name in ways if not name.steady} == {"smoothed base"}
+    # A mean of many draws that is filtered is one still.
+    steady = {str(name): name.steady for name in Filtered(victim, Filter(), defense="lowpass").ways_in()}
+    assert steady["filtered mean"]
+    assert not steady["base"]
+    assert not steady["filtered smoothed base"]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from funnybone.victims.access import LEVELS, Access
 _DRAWS_OF_A_STAGE = 1 << 40
 
 _QUICK = ("fgsm", "pgd steps=20", "apgd steps=50 loss=dlr", "smart steps=100")
-_STANDARD = ("fgsm", "pgd", "apgd", "ddn", "smart", "apgd loss=dlr targets=9", "fab targets=9")
+_STANDARD = ("fgsm", "pgd", "apgd", "ddn", "smart", "apgd loss=dlr targets=9", "fab targets=9", "square queries=500")
 _RANDOM = ("apgd", "apgd loss=dlr", "smart")
 _ADAPTIVE = (
     "pgd steps=100 step_size=0.05 loss=margin",
@@ -38,6 +38,7 @@ _ADAPTIVE = (
     "fab targets=9 restarts=2",
     "ddn steps=300 loss=dlr",
     "cw",
+    "square queries=500",
 )
 _THROUGH = ("pgd steps=100 step_size=0.05 loss=margin", "apgd loss=dlr restarts=2", "smart steps=400 loss=margin")
 
@@ -70,12 +71,13 @@ class Cascade(Attack):
     Presets (worst cost for each clip, in gradients, where there is a ball and nothing falls):
 
     - ``quick``: FGSM, PGD, APGD and SMART; 170.
-    - ``standard``, the default: the same with more steps, DDN, targeted APGD and targeted FAB; 2,200.
+    - ``standard``, the default: the same with more steps, DDN, targeted APGD and targeted FAB; 2,200. Then Square,
+      which needs no gradient, with 500 queries.
     - ``random``, for victims whose answers differ: APGD with both losses, and SMART; 400 times ``draws`` of the call.
-      No stage that looks for the exact border, which such a victim does not have.
+      No stage that looks for the exact border, which such a victim does not have, and none by scores, as in AutoAttack.
     - ``adaptive``, for victims made to resist: every loss that is flat nowhere or does not know the scale of logits,
-      smaller steps, more restarts; 6,500, and for each way into a hardened victim 700 more and as many queries without
-      a gradient.
+      smaller steps, more restarts; 6,500. Then Square with 500 queries, for a victim that hides its gradients and names
+      no way in. For each way into a hardened victim 700 more and as many queries without a gradient.
 
     Parameters
     ----------
@@ -84,7 +86,8 @@ class Cascade(Attack):
         may need less access than gradients, and is given no more than it needs.
     through : tuple of str
         Run after these, once for each way into a hardened victim (its base, single members, ...: `Victim.ways_in`): the
-        victim answers, and the gradient is that way's. A step then costs two queries.
+        victim answers, and the gradient is that way's. A step costs what a question costs, ``draws`` queries of a
+        stochastic victim, and as many of the way; one where one answer of it is as good as many.
 
     References
     ----------
@@ -199,7 +202,10 @@ class Cascade(Attack):
         """What is run, how it is called, and who is asked."""
         attacks = self.attacks()
         plain = [(text, attack, problem.victim) for text, attack in zip(self.stages, attacks, strict=False)]
-        ways = ((name, detour(problem.victim, way)) for name, way in problem.ways.items())
+        ways = [
+            (name, detour(problem.victim, way, 1 if getattr(name, "steady", False) else problem.draws))
+            for name, way in problem.ways.items()
+        ]
         return plain + [
             (f"{text} through {name}", attack, asked)
             for name, asked in ways
@@ -223,14 +229,23 @@ def narrowed(asked: Any, access: Access) -> Any:
     --------
     >>> asked = SimpleNamespace(labels=1, scores=2, logits=3, remaining=4)
     >>> narrowed(asked, "scores")
-    namespace(labels=1, scores=2, remaining=4)
+    namespace(remaining=4, labels=1, scores=2)
     """
-    questions = ("labels", "scores", "logits")[: LEVELS.index(access)]
-    return SimpleNamespace(**{question: getattr(asked, question) for question in (*questions, "remaining")})
+    names = ["remaining", *("labels", "scores", "logits")[: LEVELS.index(access)]]
+    if access == "gradients" and hasattr(asked, "way"):
+        names += ["way", "of_way"]
+    return SimpleNamespace(**{name: getattr(asked, name) for name in names})
 
 
-def detour(asked: Any, way: Any) -> Any:
+def detour(asked: Any, way: Any, of_way: int = 1) -> Any:
     """Return a view of a victim that answers for itself and is differentiated as if it were another one.
+
+    Parameters
+    ----------
+    asked, way : view
+        Who answers, and who is differentiated.
+    of_way : int
+        Answers of the way that its gradient is the mean of.
 
     Examples
     --------
@@ -246,9 +261,14 @@ def detour(asked: Any, way: Any) -> Any:
         descended = way.logits(xyz, rows)
         return asked.scores(xyz, rows).detach() + (descended - descended.detach())
 
-    # A step asks both.
+    # A step asks both: `Problem.gradient` the way ``of_way`` times, and whoever asks for ``logits`` each as often.
     return SimpleNamespace(
-        labels=asked.labels, scores=asked.scores, logits=logits, remaining=lambda rows: asked.remaining(rows) // 2
+        labels=asked.labels,
+        scores=asked.scores,
+        logits=logits,
+        way=way,
+        of_way=of_way,
+        remaining=lambda rows: asked.remaining(rows) // 2,
     )
 
 

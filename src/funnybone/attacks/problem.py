@@ -129,10 +129,17 @@ class Problem:
 
         The loss is the goal's, or ``objective`` of logits and reference class. Of a victim whose answers differ, losses
         and gradients are means over ``draws`` of them (expectation over transformation, Athalye et al., ICML 2018), and
-        logits are mean log-probabilities.
+        logits are mean log-probabilities. These have the same gradient as logits: a loss is one of differences of
+        logits (log-odds, cross-entropy, margin, DLR), which what normalises them leaves alone.
+
+        A view with a ``way`` answers for itself, and the gradient is the way's: that of the loss with respect to the
+        victim's answers, their mean, passed back through as many answers of the way as ``of_way`` says.
         """
         objective = objective or self.goal.loss
         xyz = xyz.detach().requires_grad_(True)
+        if hasattr(self.victim, "way"):
+            logits, loss, gradient = self._through(xyz, objective)
+            return logits, loss, torch.where(self.movable, gradient, 0)
         mean: tuple[Tensor, ...] = ()
         for _ in range(self.draws):
             with torch.enable_grad():
@@ -144,6 +151,24 @@ class Problem:
             mean = self._added(mean, self._said(logits), loss.detach(), gradient)
         logits, loss, gradient = mean
         return logits, loss, torch.where(self.movable, gradient, 0)
+
+    def _through(self, xyz: Float[Tensor, "N M T V C"], objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
+        mean: tuple[Tensor, ...] = ()
+        for _ in range(self.draws):
+            answer = self.victim.scores(self.shown(xyz.detach()), self.rows).detach().float().requires_grad_(True)
+            with torch.enable_grad():
+                loss = objective(answer, self.reference)
+                (slope,) = torch.autograd.grad(loss.sum(), answer)
+            mean = self._added(mean, self._said(answer), loss.detach(), slope)
+        logits, loss, slope = mean
+        gradient = torch.zeros_like(xyz)
+        for _ in range(self.victim.of_way):
+            with torch.enable_grad():
+                with self._autocast(xyz.device):
+                    descended = self.victim.way.logits(self.shown(xyz), self.rows)
+                (passed,) = torch.autograd.grad(descended.float(), xyz, slope)
+            gradient += passed / self.victim.of_way
+        return logits, loss, gradient
 
     def score(
         self, xyz: Float[Tensor, "N M T V C"], objective: Objective | None = None

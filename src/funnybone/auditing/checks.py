@@ -297,7 +297,8 @@ def _of_entries(victim: VictimResult, entries: Sequence[PlannedEntry]) -> Found:
             )
     for aimed in by_aim.values():
         blind = [attack for attack in aimed if attack.access != "gradients"]
-        seeing = [attack for attack in aimed if attack.access == "gradients"]
+        # A cascade may owe what it fells to a stage that sees none.
+        seeing = [attack for attack in aimed if attack.access == "gradients" and "stages" not in attack.settings]
         if blind and seeing:
             best, other = (max(group, key=lambda attack: attack.succeeded) for group in (blind, seeing))
             if _fewer(other, best):

@@ -241,7 +241,7 @@ class Averaged(Hardened):
         heads.check(input_length(base, input), len(base.classes))
         self.heads, self.input, self.answer = heads.to(base.device), input, answer
         self.temperature, self.margin, self.noise = temperature, margin, noise
-        self.stochastic = base.stochastic or noise > 0
+        self.stochastic, self.steady = base.stochastic or noise > 0, self.steady and not noise
         if base.parameters is not None:
             self.parameters = base.parameters + heads.flat().numel()
 
@@ -256,13 +256,13 @@ class Averaged(Hardened):
         """Return the log of the mean probability, or what ``answer`` says in its place."""
         return combined(self.members(xyz), self.answer, self.temperature)
 
-    def ways_in(self) -> dict[str, Victim]:
-        """Return the base, each member, and the mean logits brought to margins of about one."""
+    def own_ways(self) -> dict[str, Victim]:
+        """Return each member, and the mean logits brought to margins of about one."""
         # A temperature of the sum of all would sharpen the logits of one, and hide the gradients that it is there for.
         own: dict[str, Any] = {"answer": "probabilities", "temperature": 1.0}
         alone = {f"member {k}": self._like(f"member {k}", heads=self.heads[k], **own) for k in range(len(self.heads))}
         rescaled = self._like("rescaled", answer="logits", temperature=self.margin)
-        return {**super().ways_in(), **alone, "rescaled": rescaled}
+        return {**alone, "rescaled": rescaled}
 
     def _like(self, called: str, *, heads: Heads | None = None, **settings: Any) -> "Averaged":
         defense, name = self.defense or self.form, f"{self.name}/{called}"

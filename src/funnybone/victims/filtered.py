@@ -158,11 +158,3 @@ class Filtered(Hardened):
 
     def labels(self, xyz: Float[Tensor, "N M T V C"]) -> Int[Tensor, " N"]:
         return self.base.labels(self.filter(xyz))
-
-    def around(self, base: Victim) -> "Filtered":
-        """Return the same filter in front of what was made of its base, which names its defense first."""
-        other = Filtered(
-            base, self.filter, defense=f"{base.defense}+{self.defense}", name=f"{base.name}+{self.defense}"
-        )
-        other.defense_settings, other.fitted = self.defense_settings, self.fitted
-        return other

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from funnybone.clips import Clips
+from funnybone.errors import DataError
 from funnybone.registry import Registry
 from funnybone.victims.base import Victim
 from funnybone.victims.fingerprint import fingerprint
@@ -56,6 +57,32 @@ class Fitted(BaseModel):
         return cls(data=clips.name, split=split, n=len(clips), held_out=chose, seed=seed, sha256=content)
 
 
+class Way(str):
+    """What a way into a victim is called, which also says whether one answer of it is as good as many.
+
+    An attack is given ways under their names, and of their victims nothing but answers.
+
+    Parameters
+    ----------
+    name : str
+        As tables call it.
+    steady : bool
+        Whether one answer is enough: it never differs, or is a mean itself.
+
+    Examples
+    --------
+    >>> Way("base", steady=True) == "base"
+    True
+    """
+
+    steady: bool
+
+    def __new__(cls, name: str, steady: bool = False) -> "Way":
+        way = super().__new__(cls, name)
+        way.steady = steady
+        return way
+
+
 class Hardened(Victim):
     """A victim around another one, whose weights stay what they were.
 
@@ -80,6 +107,8 @@ class Hardened(Victim):
         Those that the defense had when it made this victim.
     fitted : Fitted or None
         On what; None where nobody said.
+    steady : bool
+        Whether one answer is enough for an attacker who descends it: answers do not differ, or each is a mean of many.
     """
 
     form: ClassVar[str]
@@ -90,6 +119,7 @@ class Hardened(Victim):
         self.skeleton, self.classes, self.access = base.skeleton, base.classes, base.access
         self.frames, self.persons, self.up, self.unit = base.frames, base.persons, base.up, base.unit
         self.stochastic, self.exact_gradients = base.stochastic, base.exact_gradients
+        self.steady = _steady(base)
         self.parameters = base.parameters
         self.defense_settings: dict[str, Any] = {}
         self.fitted: Fitted | None = None
@@ -116,9 +146,45 @@ class Hardened(Victim):
             For settings and tensors that describe none.
         """
 
+    def around(self, base: Victim) -> "Hardened":
+        """Return the same form around another base, which names its defense first.
+
+        Raises
+        ------
+        DataError
+            For a base that it does not fit around.
+        """
+        defense = "+".join(filter(None, (base.defense, self.defense)))
+        name = f"{base.name}+{self.defense}"
+        other = type(self).restore(base, self.settings, self.tensors(), defense=defense, name=name)
+        other.defense_settings, other.fitted = self.defense_settings, self.fitted
+        return other
+
+    def own_ways(self) -> dict[str, Victim]:
+        """Return the ways in that this form adds; none, unless it says otherwise."""
+        return {}
+
     def ways_in(self) -> dict[str, Victim]:
-        """Return the base, and the ways into it; a form that knows of others adds them: see `Victim.ways_in`."""
-        return {"base": self.base, **{f"base, {name}": way for name, way in self.base.ways_in().items()}}
+        """Return the base, the form's own ways, and the form around each way into the base: see `Victim.ways_in`.
+
+        Of several layers, each way into an inner one is seen through all outer ones, as in ``"filtered member 0"``.
+        They are as many as all layers have of their own, and two for each layer: layers add up and do not multiply.
+        """
+        ways = {"base": self.base, **self.own_ways()}
+        for name, way in self.base.ways_in().items():
+            try:
+                ways[f"{self.form} {name}"] = self.around(way)
+            except DataError:  # corrections of another network, say; without this layer the way still is a surrogate
+                ways[f"base, {name}"] = way
+        # Without a layer its gradient is taken for that of the identity, which is of use where it hides gradients: the
+        # outermost one, in "base", or all at once, down to the network that nothing is around. Other inner ways without
+        # the outer layers are neither the victim nor the undefended network, and fool it no better than these.
+        inner = self.base
+        while isinstance(inner, Hardened):
+            inner = inner.base
+        if inner is not self.base:
+            ways["innermost base"] = inner
+        return {Way(name, _steady(way)): way for name, way in ways.items()}
 
     @property
     def fingerprint(self) -> str:
@@ -135,6 +201,10 @@ class Hardened(Victim):
         moved = copy.copy(self)
         moved.base = self.base.to(device) if hasattr(self.base, "to") else self.base
         return moved
+
+
+def _steady(victim: Victim) -> bool:
+    return victim.steady if isinstance(victim, Hardened) else not victim.stochastic
 
 
 forms: Registry[type[Hardened]] = Registry("form of hardened victim", "funnybone.victims")

@@ -27,7 +27,7 @@ from funnybone.victims.hardened import Hardened, register_form
 ABSTAINED = -1  # the class of a clip about which the votes say too little
 MOST_DRAWS = 10_000  # of one answer: a file that names more would keep its reader busy for ever
 COPIES = 16  # noisy copies of a clip that are classified at once
-WAY_IN = 16  # draws in the mean that an attacker descends: see `Smoothed.ways_in`
+WAY_IN = 16  # draws in the mean that an attacker descends: see `Smoothed.own_ways`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ class Smoothed(Hardened):
     in the certificate. It is differentiable and `stochastic`, so attacks average its gradients over answers, and the
     majority of fresh answers judges them: the smoothed classifier, to the precision of so many votes. With several
     draws a confident minority can outvote an unsure majority, and the answer is no longer the one that `certify` speaks
-    of; it is the better one to descend (see `ways_in`).
+    of; it is the better one to descend (see `own_ways`).
 
     Draws are those of torch's global generator, as of any stochastic victim; `classify` and `certify` take a generator.
 
@@ -131,7 +131,7 @@ class Smoothed(Hardened):
         self, base: Victim, noise: Noise, *, rest: Tensor | None = None, defense: str, name: str | None = None
     ) -> None:
         super().__init__(base, defense=defense, name=name)
-        self.noise, self.stochastic = noise, True
+        self.noise, self.stochastic, self.steady = noise, True, False
         bones = len(base.skeleton.bones)
         if noise.space == "joint_angles" and (rest is None or rest.shape != (bones, 3) or not rest.is_floating_point()):
             given = None if rest is None else f"{rest.dtype} {tuple(rest.shape)}"
@@ -173,8 +173,8 @@ class Smoothed(Hardened):
             return torch.stack([self.base.labels(copies) for copies in self._drawn(xyz)]).mode(0).values
         return self.logits(xyz).argmax(1)
 
-    def ways_in(self) -> dict[str, Victim]:
-        """Return the base, and the victim with more draws in the mean of one answer.
+    def own_ways(self) -> dict[str, Victim]:
+        """Return the victim with more draws in the mean of one answer.
 
         The gradient of the log of a mean probability weighs a draw by how probable it still finds the class, where the
         mean of the gradients of single answers follows those most that are fooled already (Salman et al., "Provably
@@ -183,8 +183,8 @@ class Smoothed(Hardened):
         """
         soft = copy.copy(self)
         soft.noise = replace(self.noise, draws=max(WAY_IN, self.noise.draws))
-        soft.name = f"{self.name}/mean of {soft.noise.draws}"
-        return {**super().ways_in(), "mean": soft}
+        soft.name, soft.steady = f"{self.name}/mean of {soft.noise.draws}", True
+        return {"mean": soft}
 
     def classify(
         self,
