@@ -171,9 +171,13 @@ def page(result):
         means = [f"{goal} {100 * sum(met) / len(met):.1f} % ({len(met)})" for goal, met in goals_met.items() if met]
         if means:
             parts.append(f"Mean over victims (how many): {', '.join(means)}.")
-        mixed = [f"{cell[1]} {cell[3]}" for cell in own if measured[name_of(cell)].get("precision") == "bf16"]
+        low = [cell for cell in own if measured[name_of(cell)].get("precision") == "bf16"]
+        mixed = [
+            f"{model} {attack if ball else goal}{f' {ball:g} m' if ball else ''}"
+            for _, model, attack, goal, ball in low
+        ]
         if mixed:
-            parts.append(f"Searched in bf16, judged in float32: {', '.join(dict.fromkeys(mixed))}.")
+            parts.append(f"Searched in bf16, judged in float32: {', '.join(mixed)}.")
         if clean:
             parts.append(
                 f"Between two performances of one action ({clean['n']} pairs of clean clips, laid over each other): "

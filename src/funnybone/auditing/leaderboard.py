@@ -28,7 +28,7 @@ class Line:
 
     @property
     def strongest(self) -> str | None:
-        """The attack that alone leaves the least; the first of those that leave the same."""
+        """The attack that alone leaves the least: see `VictimResult.strongest`."""
         least = self.victim.strongest()
         return least.name if least else None
 
