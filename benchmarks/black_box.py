@@ -46,19 +46,22 @@ ATTACKS = {
     "boundary": "boundary queries=4000",
     "rays": "rays queries=4000",
 }
+# By scores, in a ball: what falls there has moved about as far as the ball is wide.
+BY_SCORES = {"square": "square queries=4000", "nes": "nes queries=4000", "simba": "simba queries=4000"}
+BALLS = {"hdm05_11": 0.1, "utd_mhad": 0.02}  # m, of each coordinate
 ON_OTHERS = ("basar", "hopskipjump, natural")
 
 
 def cells():
     """Every (data, model, attack): the order is that of the work."""
-    for attack in ATTACKS:
+    for attack in (*ATTACKS, *BY_SCORES):
         for data in SPLITS:
             yield from ((data, model, attack) for model in IN_FULL)
     for attack in ON_OTHERS:
         yield from (("utd_mhad", model, attack) for model in OTHERS)
 
 
-def measure(victim, clips, starts, natural, text, begun, keep):
+def measure(victim, clips, starts, natural, text, begun, keep, threat=None):
     """One cell, a few clips at a time; what a clip is given does not depend on those beside it.
 
     ``begun`` has the clips that are done, and ``keep`` is called when there are more.
@@ -71,7 +74,11 @@ def measure(victim, clips, starts, natural, text, begun, keep):
     size = 1
     while (done := len(begun["clips"])) < len(clips):
         began, some = time.perf_counter(), clips[done : done + size]
-        outcome = attack(victim, some, starts=starts, natural=natural, generator=torch.Generator().manual_seed(0))
+        chance = torch.Generator().manual_seed(0)
+        if threat is None:
+            outcome = attack(victim, some, starts=starts, natural=natural, generator=chance)
+        else:
+            outcome = attack(victim, some, threat=threat, natural=natural, generator=chance)
         begun["clips"] += records(outcome, some, natural)
         took = time.perf_counter() - began
         begun["seconds"] += took
@@ -82,12 +89,23 @@ def measure(victim, clips, starts, natural, text, begun, keep):
 
 def records(outcome, clips, natural):
     """What is kept of each clip."""
-    curve, clean = outcome.provenance["curve"], natural.holds(clips)
+    curve, clean = outcome.provenance.get("curve") or steps(outcome), natural.holds(clips)
     columns = {"id": clips.ids, "clean_on_manifold": clean.tolist()}
     columns |= {key: getattr(outcome, key).tolist() for key in ("attacked", "success", "queries")}
     columns |= {key: outcome.distances[key].tolist() for key in (*DEVIATIONS, "on_manifold")}
     columns["curve"] = [{key: curve[key][row] for key in CURVES} for row in range(len(clips))]
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def steps(outcome):
+    """The curve of an attack that ends where a clip falls: nothing before, its displacement from there on."""
+    columns = (outcome.success, outcome.queries, outcome.distances["position_m"], outcome.distances["on_manifold"])
+    curve = {key: [] for key in CURVES}
+    for fell, queries, far, natural in zip(*(column.tolist() for column in columns), strict=True):
+        reached = [far if fell and queries <= mark else None for mark in MARKS]
+        curve["position_m"].append(reached)
+        curve["natural_position_m"].append(reached if natural == 1 else [None] * len(MARKS))
+    return curve
 
 
 def whole(begun):
@@ -112,7 +130,11 @@ def whole(begun):
         "position_median_m": over("position_m", median),
         "on_manifold": sum(int(clip["on_manifold"]) for clip in fallen),
         "clean_on_manifold": sum(clip["clean_on_manifold"] for clip in attacked),
-        "curve": {"queries": list(MARKS), **{key: medians([clip["curve"][key] for clip in fallen]) for key in CURVES}},
+        # Over all that were attacked: one that does not fall is infinitely far.
+        "curve": {
+            "queries": list(MARKS),
+            **{key: medians([clip["curve"][key] for clip in attacked]) for key in CURVES},
+        },
         "seconds": begun["seconds"],
     }
 
@@ -231,7 +253,10 @@ def main():
         test, natural = (find(arguments.data, data, victim.frames) for find in (clips_of, natural_of))
         limit = min(arguments.limit or len(test), OF_OTHERS if model in OTHERS and arguments.limit else len(test))
         clips, so_far = choose(test, limit, seed=0), begun.setdefault(name, {})
-        record = measure(victim, clips, test, natural, ATTACKS[attack], so_far, results.write)
+        text, threat = ATTACKS.get(attack) or BY_SCORES[attack], None
+        if attack in BY_SCORES:
+            threat = fb.threat.Linf(BALLS[data])
+        record = measure(victim, clips, test, natural, text, so_far, results.write, threat)
         del begun[name]
         results.add(name, record)
 

@@ -85,6 +85,25 @@ def test_a_cell_of_black_boxes_survives_a_kill(tmp_path, monkeypatch):
     assert found["curve"]["position_m"][-1] == pytest.approx(found["position_median_m"], abs=1e-5)
 
 
+def test_by_scores_a_clip_is_where_it_fell_from_then_on(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    black_box = importlib.import_module("black_box")
+    clips = random_clips(5)
+    natural, threat = fb.metrics.learn_natural_motion(clips), fb.threat.Linf(1.0)
+    begun = {}
+    found = black_box.measure(
+        linear_victim(clips), clips, clips, natural, "square queries=50", begun, lambda: None, threat
+    )
+    assert found["succeeded"] == 5
+    for clip in begun["clips"]:
+        fell = [
+            far for marked, far in zip(black_box.MARKS, clip["curve"]["position_m"], strict=True) if far is not None
+        ]
+        assert fell == [clip["position_m"]] * sum(mark >= clip["queries"] for mark in black_box.MARKS)
+        natural_too = clip["curve"]["position_m"] if clip["on_manifold"] == 1 else [None] * len(black_box.MARKS)
+        assert clip["curve"]["natural_position_m"] == natural_too
+
+
 @pytest.mark.slow
 def test_victims_are_compared(tmp_path):
     out = tmp_path / "victims.json"

@@ -17,9 +17,11 @@ def test_anything_but_top_is_about_rank(seed, n):
     rank = (logits > logits.gather(1, labels[:, None])).sum(1)
     goal = AnythingButTop(n)
     assert torch.equal(goal.achieved(logits, labels), rank >= n)
-    assert torch.equal(goal.loss(logits, labels) < 0, rank >= n)
+    assert torch.equal(goal.margin(logits, labels) < 0, rank >= n)
+    assert (goal.loss(logits, labels) <= goal.margin(logits, labels)).all()
     if n == 1:
         assert torch.equal(AnythingBut().achieved(logits, labels), rank >= 1)
+        assert torch.equal(AnythingBut().loss(logits, labels), goal.loss(logits, labels))
 
 
 @given(seed=st.integers(0, 2**31))

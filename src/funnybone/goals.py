@@ -61,20 +61,22 @@ class Goal(ABC):
         return predicted != reference
 
 
-def log_odds(logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
-    """Return ``log p / (1 - p)`` of the reference class: its logit over the log-sum-exp of the others.
+def log_odds(logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"], place: int = 1) -> Float[Tensor, " N"]:
+    """Return the reference class's logit over the log-sum-exp of the others, from the ``place``-th highest of them on.
 
-    Its gradient points where that of the cross-entropy does, divided by ``1 - p``. The cross-entropy of a class that
-    the victim is very sure of is flat to float32, and an attack that follows it stands still and calls the victim
-    robust; the log-odds are never flat.
+    With the first it is ``log p / (1 - p)``, whose gradient points where that of the cross-entropy does, divided by
+    ``1 - p``. The cross-entropy of a class that the victim is very sure of is flat to float32, and an attack that
+    follows it stands still and calls the victim robust; the log-odds are never flat.
 
     Examples
     --------
     >>> log_odds(torch.tensor([[200.0, 0.0, 0.0]]), torch.tensor([0])).round()
     tensor([199.])
+    >>> log_odds(torch.tensor([[200.0, 150.0, 0.0]]), torch.tensor([0]), place=2)
+    tensor([200.])
     """
-    own = logits.gather(1, reference[:, None]).squeeze(1)
-    return own - logits.scatter(1, reference[:, None], -torch.inf).logsumexp(1)
+    own, others = _own_and_others(logits, reference)
+    return own - others[:, place - 1 :].logsumexp(1)
 
 
 def lead(logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"], place: int = 1) -> Float[Tensor, " N"]:
@@ -85,9 +87,14 @@ def lead(logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"], place: int 
     >>> lead(torch.tensor([[4.0, 3.0, 1.0], [4.0, 3.0, 1.0]]), torch.tensor([0, 2]))
     tensor([ 1., -3.])
     """
-    own = logits.gather(1, reference[:, None]).squeeze(1)
-    others = logits.scatter(1, reference[:, None], -torch.inf)
-    return own - others.topk(place, dim=1).values[:, -1]
+    own, others = _own_and_others(logits, reference)
+    return own - others[:, place - 1]
+
+
+def _own_and_others(logits: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """The reference class's logit, and the others' from the highest down."""
+    others = logits.scatter(1, reference[:, None], -torch.inf).sort(dim=1, descending=True).values
+    return logits.gather(1, reference[:, None]).squeeze(1), others[:, :-1]
 
 
 @dataclass(frozen=True)
@@ -123,8 +130,9 @@ class AnythingBut(Goal):
 class AnythingButTop(Goal):
     """ABN, untargeted: the true class has left the n highest.
 
-    The published loss compares logits with the uniform distribution; here the margin of the true class over the
-    (n + 1)-th of the list is descended, which is zero exactly where the goal begins to hold.
+    The published loss compares logits with the uniform distribution. Here the odds of the true class against all but
+    the n - 1 highest others are descended (`log_odds`). The margin over the n-th other, which is zero exactly where the
+    goal begins to hold, looks at one class at a time, and trained victims withstood it on more clips.
 
     Parameters
     ----------
@@ -169,6 +177,9 @@ class AnythingButTop(Goal):
 
     def margin(self, logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
         return lead(logits, reference, self.n)
+
+    def loss(self, logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+        return log_odds(logits, reference, self.n)
 
     def achieved_by_labels(self, predicted: Int[Tensor, " N"], reference: Int[Tensor, " N"]) -> Bool[Tensor, " N"]:
         if self.needs_scores:
