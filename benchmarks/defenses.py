@@ -3,19 +3,22 @@
 Two steps for each victim, both resumed where they were stopped: `harden` fits a defense on the training subjects, a
 file each; `attack` audits such files with the suite ``defense``, shows them what that suite makes of their bases, and
 measures how near SMART and BASAR come where nothing bounds them. Everything is seeded; test clips choose nothing. The
-full grid (all victims, seeds and clips) is meant for machines with a GPU.
+full grid (all victims, seeds and clips) is meant for machines with a GPU; with `--small` a few attacks take few steps,
+which has a table of its own.
 
-    python benchmarks/defenses.py --weights FOLDER --data FOLDER --work FOLDER [--only CELL ...] [--limit 48]
+    python benchmarks/defenses.py --weights FOLDER --data FOLDER --work FOLDER [--small] [--only CELL ...] [--limit 48]
     python benchmarks/defenses.py --docs
 """
 
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 
 import funnybone as fb
 from cells import HERE, SPLITS, Results, arguments_of, clips_of, table, victim_of, write_page
+from funnybone.attacks.as_text import attack_from
 from funnybone.attacks.verdict import judge, repeatable
 from funnybone.auditing import Entry, Suite, create_suite
 from funnybone.auditing.ledger import Ledger
@@ -59,6 +62,15 @@ RECIPES = {
 ON_ST_GCN = list(RECIPES)[:10]
 ON_OTHERS = ("none", "beat", "smoothing")
 FREE, NEAREST = "smart, free", "basar"  # nothing bounds them
+# What stands for the suite of defenses where time is short: the same kinds of attack, the last one in by every way.
+SMALL = {
+    "pgd": "pgd steps=50 step_size=0.1",
+    "smart": "smart steps=100",
+    "adaptive": "cascade "
+    "stages=\"('pgd steps=20 step_size=0.25 loss=margin', 'apgd steps=50 loss=dlr', 'square queries=200')\" "
+    "through=\"('pgd steps=50 step_size=0.1 loss=margin',)\"",
+}
+SMALL_TRANSFER = {"mifgsm, base": "mifgsm steps=20 step_size=0.05 early_stop=false"}
 STEPS = (20, 50, 100, 200, 400, 1000)  # of SMART
 SEEDS = {"sgn": (0, 1, 2), "stgcn": (0,), "ctrgcn": (0,), "msg3d": (0,)}
 
@@ -72,8 +84,8 @@ def cells():
                 yield from ((data, model, seed, recipe) for recipe in recipes)
 
 
-def name_of(cell):
-    return "-".join(map(str, cell)).replace(", ", "-").replace(" ", "-")
+def name_of(cell, small=False):
+    return "-".join(map(str, (*cell, *(("small",) if small else ())))).replace(", ", "-").replace(" ", "-")
 
 
 def harden(base, clips, recipe, seed, file):
@@ -90,23 +102,32 @@ def harden(base, clips, recipe, seed, file):
         part.unlink(missing_ok=True)
 
 
-def suites():
-    """The suite of defenses, and SMART and BASAR that nothing bounds, for the displacement."""
-    attacks = {FREE: fb.create_attack("smart", steps=200), NEAREST: fb.create_attack("basar", queries=1000)}
-    entries = (Entry(one, fb.goals.AnythingBut(), fb.threat.Unbounded(), name) for name, one in attacks.items())
-    inside = create_suite("defense")
-    return inside, Suite("free", tuple(entries), unit=inside.unit)
+def suites(small):
+    """The suite of defenses, and SMART and BASAR that nothing bounds, for the displacement; or few steps of some."""
+    inside, nowhere = create_suite("defense"), fb.threat.Unbounded()
+    free = [_entry(FREE, "smart steps=200", nowhere), _entry(NEAREST, "basar queries=1000", nowhere)]
+    if small:
+        ball = inside.entries[0].threat
+        few = [_entry(name, text, ball) for name, text in SMALL.items()]
+        ready = tuple(_entry(name, text, ball) for name, text in SMALL_TRANSFER.items())
+        inside, free = Suite("few", tuple(few), inside.unit, ready), [_entry(FREE, "smart steps=100", nowhere)]
+    return inside, Suite(f"{inside.name}-free", tuple(free), unit=inside.unit)
 
 
-def attack(victim, base, clips, natural, split, folder, limit, precision):
+def _entry(name, text, threat):
+    return Entry(attack_from(text), fb.goals.AnythingBut(), threat, name)
+
+
+def attack(victim, base, clips, natural, split, folder, limit, precision, small):
     """Audit a victim with both suites, and show it what its base was fooled by; return what is told of it."""
     found = {}
-    for one in suites():
+    inside, free = suites(small)
+    for one in (inside, free):
         out = folder / one.name
         result = fb.audit(
             {"victim": victim},
             clips,
-            surrogates={"base": base} if base is not None and one.name == "defense" else None,
+            surrogates={"base": base} if base is not None and one is inside else None,
             suite=one,
             out=out,
             seed=0,
@@ -128,14 +149,13 @@ def attack(victim, base, clips, natural, split, folder, limit, precision):
                 "on_manifold_rate": entry.on_manifold_rate,
             }
         found.setdefault("warnings", []).extend(sorted({warning.code for warning in result.warnings}))
-    inside = suites()[0]
-    with Ledger.read(folder / "defense") as ledger:
+    with Ledger.read(folder / inside.name) as ledger:
         rows = {entry.name: ledger.rows("victim", entry.name) for entry in inside.entries}
         made = {entry.name: ledger.rows("base", entry.name) for entry in inside.transfer if base is not None}
         said = {name: ledger.answers_to(own, "victim") for name, own in made.items()}
     # SMART stops at success: what fewer steps reach
     taken = [row.steps for row in rows["smart"] if row.success]
-    found["smart_by_steps"] = {steps: sum(own <= steps for own in taken) for steps in STEPS}
+    found["smart_by_steps"] = {steps: sum(own <= steps for own in taken) for steps in _steps(inside)}
     over = {row.clip_index for own in rows.values() for row in own if row.success or row.clean_prediction != row.label}
     found["transferred"] = {}
     for name, own in made.items():
@@ -163,9 +183,8 @@ def row(cell, found):
     shown = [(rate(left, tuple(interval)), left == least) for left, *interval in inside.values()]
     figures = [f"**{figure}**" if worst else figure for figure, worst in shown]
     shown_to = max(found["transferred"].values(), default=None)
-    near, seconds = attacks[NEAREST], found["seconds"]
-    natural = "-" if near["on_manifold_rate"] is None else f"{100 * near['on_manifold_rate']:.0f}"
-    steps = " ".join(str(found["smart_by_steps"][str(count)]) for count in STEPS)
+    near, seconds = attacks.get(NEAREST), found["seconds"]
+    steps = " ".join(str(reached) for reached in found["smart_by_steps"].values())
     return [
         *(cell[1], str(cell[2]), cell[3]),
         rate(found["accuracy"]["value"], tuple(found["accuracy"]["ci95"])),
@@ -173,15 +192,28 @@ def row(cell, found):
         "-" if shown_to is None else f"{shown_to[0]} of {shown_to[1]}",
         rate(found["left"][0], tuple(found["left"][1:])),
         f"{steps} of {attacks['smart']['attacked']}",
-        *("-" if one["position_m"] is None else f"{1000 * one['position_m']:.1f}" for one in (attacks[FREE], near)),
-        natural,
+        _millimetres(attacks[FREE]),
+        *([] if near is None else [_millimetres(near), _percent(near["on_manifold_rate"])]),
         "-" if seconds is None else f"{seconds:.0f}",
     ]
 
 
+def _millimetres(found):
+    return "-" if found["position_m"] is None else f"{1000 * found['position_m']:.1f}"
+
+
+def _percent(share):
+    return "-" if share is None else f"{100 * share:.0f}"
+
+
 def page(result):
-    """The tables of the results."""
-    names = [entry.name for entry in suites()[0].entries]
+    """The tables of the results: of the suite of defenses, then of few steps."""
+    return [*_tables(result, False), *_tables(result, True)] or ["Nothing has been measured yet."]
+
+
+def _tables(result, small):
+    inside = suites(small)[0]
+    names, steps = [entry.name for entry in inside.entries], _steps(inside)
     head = [
         "victim",
         "seed",
@@ -190,35 +222,46 @@ def page(result):
         *names,
         "shown its base's",
         "all, left %",
-        f"SMART fells after {STEPS} steps",
+        f"SMART fells after {', '.join(map(str, steps))} steps",
+        f"{FREE}, mm",
+        *([] if small else [f"{NEAREST}, mm", "natural %"]),
+        "fit s",
     ]
-    head += [f"{FREE}, mm", f"{NEAREST}, mm", "natural %", "fit s"]
     parts = []
     for data in SPLITS:
-        own = [cell for cell in cells() if cell[0] == data and name_of(cell) in result["cells"]]
+        own = {cell: result["cells"].get(name_of(cell, small)) for cell in cells() if cell[0] == data}
+        own = {cell: found for cell, found in own.items() if found}
         if own:
-            n = sorted({result["cells"][name_of(cell)]["n"] for cell in own})
-            parts.append(f"**{data}** ({SPLITS[data]}), {', '.join(map(str, n))} clips attacked:")
-            parts.append(table(head, [row(cell, result["cells"][name_of(cell)]) for cell in own]))
-    return parts or ["Nothing has been measured yet."]
+            n = ", ".join(map(str, sorted({found["n"] for found in own.values()})))
+            few = ", with few steps" if small else ""
+            parts.append(f"**{data}** ({SPLITS[data]}), {n} clips attacked{few}:")
+            parts.append(table(head, [row(cell, found) for cell, found in own.items()]))
+    return parts
+
+
+def _steps(suite):
+    """The numbers of SMART's steps that its own tell of: it stops at success."""
+    (most,) = (entry.attack.steps for entry in suite.entries if entry.name == "smart")
+    return [count for count in STEPS if count <= most]
 
 
 def main():
     parser = arguments_of(__doc__, results="defenses.json", example="utd_mhad-sgn-0-beat", limit=48, page=PAGE)
     parser.add_argument("--work", type=Path, help="where hardened victims and audits are kept")
+    parser.add_argument("--small", action="store_true", help="few steps of few attacks")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="in which attacks search")
     arguments = parser.parse_args()
     results = Results(arguments.json)
     if arguments.docs:
         write_page(MARKS, page(results.all), PAGE)
         return
-    for cell, name in results.left(cells(), name_of, arguments.only):
+    for cell, name in results.left(cells(), partial(name_of, small=arguments.small), arguments.only):
         data, model, seed, recipe = cell
         base = victim_of(arguments.weights, model, data, arguments.device, seed=seed)
         if base is None:
             continue
         test, part = (clips_of(arguments.data, data, base.frames, part=part) for part in ("test", "training"))
-        file = arguments.work / f"{name}.safetensors"
+        file = arguments.work / f"{name_of(cell)}.safetensors"
         if not file.exists():
             harden(base, part, recipe, seed, file)
         victim = fb.create_victim(str(file), device=arguments.device)
@@ -231,6 +274,7 @@ def main():
             file.with_suffix(""),
             arguments.limit,
             arguments.precision,
+            arguments.small,
         )
         seconds = file.with_suffix(".seconds").read_text()
         found |= {"accuracy": accuracy(victim, test), "seconds": float(seconds) if seconds else None}

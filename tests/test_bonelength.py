@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import linprog
 
 import funnybone as fb
-from funnybone.attacks.bonelength import mirrored, position_metric, scale_gradient
+from funnybone.attacks.bonelength import position_metric, scale_gradient
 from funnybone.motion.kinematics import ancestors, scale_bones
 from funnybone.skeletons import ALL, COCO17, NTU25
 from funnybone.testing import check_attack, linear_victim, random_clips
@@ -101,7 +101,7 @@ def test_the_metric_says_how_far_joints_move():
 
 @pytest.mark.parametrize("skeleton", ALL, ids=lambda skeleton: skeleton.name)
 def test_the_other_side_of_the_other_side_is_the_same(skeleton):
-    other = mirrored(skeleton)
+    other = skeleton.mirrored_bones
     assert [other[bone] for bone in other] == list(range(len(other)))
     assert sum(bone != place for place, bone in enumerate(other)) >= 8
 
@@ -110,7 +110,7 @@ def test_bones_of_both_sides_can_be_tied():
     clips = random_clips(4, persons=2, absent=True)
     victim = linear_victim(clips, distance=5.0)
     mean, _ = constant(scales(clips, attack(steps=20, symmetric=True)(victim, clips).adversarial.xyz))
-    other = list(mirrored(COCO17))
+    other = list(COCO17.mirrored_bones)
     assert torch.allclose(mean, mean[..., other], atol=1e-5, equal_nan=True)
     free, _ = constant(scales(clips, attack(steps=20)(victim, clips).adversarial.xyz))
     assert not torch.allclose(free, free[..., other], atol=1e-3, equal_nan=True)
@@ -206,7 +206,7 @@ def test_a_bone_that_carries_what_is_held_keeps_its_length(symmetric):
     assert outcome.violation.max() == 0
     mean, _ = constant(scales(clips, outcome.adversarial.xyz))
     kept = ancestors(COCO17)[held].bool()
-    kept = kept | kept[list(mirrored(COCO17))] if symmetric else kept
+    kept = kept | kept[list(COCO17.mirrored_bones)] if symmetric else kept
     assert (mean[..., kept] == 1).all()
     assert ((mean[..., ~kept] - 1).abs() > 0.01).all()
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 import funnybone as fb
 from funnybone.cli import main
 from funnybone.data import npz
-from funnybone.metrics.natural import FIGURES, learn_natural_motion, load_natural_motion, on_manifold_rate
+from funnybone.metrics.natural import BODY, FIGURES, FORMAT, learn_natural_motion, load_natural_motion, on_manifold_rate
 from funnybone.motion.angles import positions
 from funnybone.testing import linear_victim, random_clips
 
@@ -92,22 +92,44 @@ def test_files_that_are_none_are_said_to_be(tmp_path, natural):
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(fb.DataError, match="not a file of natural motion"):
         load_natural_motion(path)
-    record = {"format": 1, "figures": FIGURES, "skeleton": vars(natural.limits.skeleton), "false_alarms": 0.05}
+    count, skeleton = len(FIGURES), natural.limits.skeleton
+    record = {"format": FORMAT, "figures": FIGURES, "skeleton": vars(skeleton), "false_alarms": 0.05}
     record |= {"clips": 3, "flagged": 0, "frames": 60, "name": "x"}
     tensors = {"lower": natural.limits.lower, "upper": natural.limits.upper, "rest": natural.limits.rest}
+    tensors |= {key: getattr(natural.proportions, key) for key in BODY}
     save_file(tensors | {"thresholds": torch.zeros(3)}, path, {"natural_motion": json.dumps(record)})
-    with pytest.raises(fb.DataError, match="thresholds for 8 figures"):
+    with pytest.raises(fb.DataError, match="thresholds for 10 figures"):
         load_natural_motion(path)
     for key, value, why in (("clips", math.inf, "not a file"), ("false_alarms", math.nan, "share of false alarms")):
-        save_file(tensors | {"thresholds": torch.zeros(8)}, path, {"natural_motion": json.dumps(record | {key: value})})
+        save_file(
+            tensors | {"thresholds": torch.zeros(count)}, path, {"natural_motion": json.dumps(record | {key: value})}
+        )
         with pytest.raises(fb.DataError, match=why):
             load_natural_motion(path)
-    save_file(tensors | {"thresholds": torch.full((8,), torch.nan)}, path, {"natural_motion": json.dumps(record)})
+    save_file(tensors | {"thresholds": torch.full((count,), torch.nan)}, path, {"natural_motion": json.dumps(record)})
     with pytest.raises(fb.DataError, match="threshold"):
         load_natural_motion(path)
-    save_file(tensors | {"thresholds": torch.zeros(8)}, path, {"natural_motion": json.dumps(record | {"format": 9})})
-    with pytest.raises(fb.DataError, match="another version"):
+    bones = len(skeleton.bones)
+    for part, why in ((torch.ones(3), f"there are {bones} bones"), (torch.zeros(bones), "not above zero")):
+        save_file(
+            tensors | {"thresholds": torch.zeros(count), "share_spread": part},
+            path,
+            {"natural_motion": json.dumps(record)},
+        )
+        with pytest.raises(fb.DataError, match=why):
+            load_natural_motion(path)
+
+
+def test_a_file_of_the_format_before_is_said_to_be_one(tmp_path, natural):
+    """Format 1 had no asymmetry and no proportions."""
+    path = tmp_path / "natural.safetensors"
+    tensors = {key: getattr(natural.limits, key) for key in ("lower", "upper", "rest")}
+    record = {"format": 1, "figures": FIGURES[:8], "skeleton": vars(natural.limits.skeleton), "false_alarms": 0.05}
+    record |= {"clips": 3, "flagged": 0, "frames": 60, "name": "x"}
+    save_file(tensors | {"thresholds": torch.zeros(8)}, path, {"natural_motion": json.dumps(record)})
+    with pytest.raises(fb.DataError, match=r"another version wrote it, in format 1; .*funnybone data natural") as error:
         load_natural_motion(path)
+    assert "\n" not in str(error.value)
 
 
 def test_what_does_not_fit_is_refused(train, natural):
@@ -174,4 +196,6 @@ def test_the_packaged_file_is_that_of_the_training_part():
     learned = learn_natural_motion(fb.load_data("synthetic", split="train"))
     assert torch.allclose(packaged.thresholds, learned.thresholds, rtol=1e-3)
     assert torch.allclose(packaged.limits.lower, learned.limits.lower, atol=1e-3)
+    for key in BODY:
+        assert torch.allclose(getattr(packaged.proportions, key), getattr(learned.proportions, key), atol=1e-4)
     assert (packaged.clips, packaged.frames) == (learned.clips, learned.frames)

@@ -85,6 +85,21 @@ class Skeleton:
         other = dict(self.pairs) | {right: left for left, right in self.pairs}
         return tuple(other.get(joint, joint) for joint in range(len(self.joints)))
 
+    @property
+    def mirrored_bones(self) -> tuple[int, ...]:
+        """For each bone that of the other side, or itself: by the left and right of the joints at its two ends.
+
+        Examples
+        --------
+        >>> Skeleton("legs", ("hips", "left", "right", "chest"), (-1, 0, 0, 0), pairs=((1, 2),)).mirrored_bones
+        (1, 0, 2)
+        """
+        other = self.other_side
+        place = {bone: index for index, bone in enumerate(self.bones)}
+        return tuple(
+            place.get((other[child], other[parent]), index) for index, (child, parent) in enumerate(self.bones)
+        )
+
     def index(self, joint: str) -> int:
         """The index of a joint by its name."""
         if joint not in self.joints:

@@ -32,22 +32,6 @@ def scale_gradient(
     return (carried * skeleton.bone_vectors(clean)).sum((2, 4))
 
 
-def mirrored(skeleton: Skeleton) -> tuple[int, ...]:
-    """Return for each bone that of the other side, or itself: by the left and right of the joints at its two ends.
-
-    Examples
-    --------
-    >>> legs = Skeleton("legs", ("hips", "left", "right", "chest"), (-1, 0, 0, 0), pairs=((1, 2),))
-    >>> mirrored(legs)
-    (1, 0, 2)
-    """
-    other = skeleton.other_side
-    place = {bone: index for index, bone in enumerate(skeleton.bones)}
-    return tuple(
-        place.get((other[child], other[parent]), index) for index, (child, parent) in enumerate(skeleton.bones)
-    )
-
-
 def position_metric(clean: Float[Tensor, "N M T V C"], skeleton: Skeleton) -> Float[Tensor, "N M B B"]:
     """Return the matrix G of ``s' G s``, the squared displacement of all joints in all frames when scales change by s.
 
@@ -152,7 +136,7 @@ class BoneLengthAttack(GradientAttack):
     def _tied(self, problem: Problem, values: Float[Tensor, "N M B"]) -> Float[Tensor, "N M B"]:
         """The mean over bones, and over present persons, that share a scale."""
         if self.symmetric:
-            values = (values + values[..., list(mirrored(problem.clips.skeleton))]) / 2
+            values = (values + values[..., list(problem.clips.skeleton.mirrored_bones)]) / 2
         if self.shared:
             present = problem.clips.valid.any(2, keepdim=True)
             values = torch.where(present, values, 0).sum(1, keepdim=True) / present.sum(1, keepdim=True).clamp(min=1)
@@ -178,7 +162,7 @@ class BoneLengthAttack(GradientAttack):
         present = problem.clips.valid.any(2, keepdim=True)
         free = branches.all(2)[..., [child for child, _ in skeleton.bones]] & present
         if self.symmetric:
-            free = free & free[..., list(mirrored(skeleton))]
+            free = free & free[..., list(skeleton.mirrored_bones)]
         if self.shared:  # absent persons have no say
             free = (free | ~present).all(1, keepdim=True) & present
         return free

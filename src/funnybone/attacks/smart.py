@@ -110,7 +110,8 @@ class SMART(GradientAttack):
     acceleration terms (velocity has no weight), bone lengths, steps of one length over the whole clip, 1000 of them.
     Its step of 0.005 is in standardised coordinates; those of NTU RGB+D are 1.0349 m long. The paper's own weights and
     step sizes are not available to us. What is known as a defect of that code is not in it: bone lengths are of
-    positions and not of standardised coordinates, absent persons and padding stay, a target is never the truth.
+    positions and not of standardised coordinates, absent persons and padding stay, a target is never the truth, and ABN
+    descends the cross-entropy as AB does, where that code holds logits against probabilities of 1 / C.
 
     Parameters
     ----------

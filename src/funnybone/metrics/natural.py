@@ -16,6 +16,7 @@ from torch import Tensor
 from funnybone.clips import Clips
 from funnybone.errors import DataError
 from funnybone.metrics.deviations import masked_mean
+from funnybone.metrics.proportions import Proportions, median_lengths, proportions_of
 from funnybone.motion.angles import AngleMotion, to_angles
 from funnybone.motion.dynamics import derivative, stencil
 from funnybone.motion.hinges import FARTHEST, bends_of
@@ -23,7 +24,7 @@ from funnybone.motion.limits import JointLimits, limits_of
 from funnybone.motion.rest import rest_pose
 from funnybone.skeletons import Skeleton
 
-FORMAT = 1
+FORMAT = 2
 FIGURES = (
     "bone_change",
     "beyond_limits",
@@ -33,10 +34,15 @@ FIGURES = (
     "mean_jerk",
     "largest_jerk",
     "trembling",
+    "asymmetry",
+    "proportions",
 )
+BODY = ("share", "share_spread", "side_spread")  # what a file has of proportions
 FALSE_ALARMS = 0.05
 FOLDS = 5
 RIGID = 1e-3  # a bone of 40 cm changes by 0.4 mm: simulated bodies are as rigid as rounding lets them be
+UNUSUAL = 2.0  # times what is usual: all clips of one person say the same of the next, and people are few
+LEAST = {"bone_change": RIGID, "asymmetry": UNUSUAL, "proportions": UNUSUAL}  # no threshold is lower
 STILL = 0.01  # m/s: nobody stands stiller
 SHORT = 0.01  # m: changes of shorter bones are measured against this
 MOST = 4000  # clips to learn from; of more, evenly chosen ones say the same
@@ -54,14 +60,20 @@ class NaturalMotion:
     - ``speed`` (m/s): of the fastest joint in the fastest frame;
     - ``mean_acceleration``, ``largest_acceleration`` (m/s^2), ``mean_jerk``, ``largest_jerk`` (m/s^3): over joints and
       frames;
-    - ``trembling`` (1/s^2): mean jerk for the mean speed, high where a body trembles, however slowly it moves.
+    - ``trembling`` (1/s^2): mean jerk for the mean speed, high where a body trembles, however slowly it moves;
+    - ``asymmetry``: how unlike the bones of left and right are, and ``proportions``: how far the shares of bones are
+      from those of the people recorded, both in what is usual for each bone
+      (`funnybone.metrics.proportions.Proportions`). They see bodies that were changed for good.
 
-    All are figures of the clip alone; nothing is compared with the clip that it was made from.
+    All are figures of the clip alone; nothing is compared with the clip that it was made from. The size of a body is
+    none of them: recorded people are few and mostly adults, and a child is natural. One that is large moves fast.
 
     Parameters
     ----------
     limits : JointLimits
         How far joints turn.
+    proportions : Proportions
+        How long bones are for the whole, and how alike left and right.
     thresholds : Float[Tensor, "K"]
         One for each of the figures, in their order.
     false_alarms : float
@@ -77,6 +89,7 @@ class NaturalMotion:
     """
 
     limits: JointLimits
+    proportions: Proportions
     thresholds: Float[Tensor, " K"]
     false_alarms: float
     clips: int
@@ -92,7 +105,7 @@ class NaturalMotion:
                 hint="learn it from clips of the same length",
             )
         motion = self.limits.angles(clips)
-        return _figures(clips, self.limits, motion)
+        return _figures(clips, self.limits, motion, self.proportions, median_lengths(clips))
 
     def holds(self, clips: Clips) -> Bool[Tensor, " N"]:
         """Return which clips are natural motion."""
@@ -100,7 +113,12 @@ class NaturalMotion:
 
     def to(self, device: torch.device | str) -> "NaturalMotion":
         """Return the same on a device."""
-        return replace(self, limits=self.limits.to(device), thresholds=self.thresholds.to(device))
+        return replace(
+            self,
+            limits=self.limits.to(device),
+            proportions=self.proportions.to(device),
+            thresholds=self.thresholds.to(device),
+        )
 
     def save(self, path: str | Path) -> None:
         """Write it as one safetensors file."""
@@ -114,6 +132,7 @@ class NaturalMotion:
         record = {key: getattr(self, key) for key in ("false_alarms", "clips", "flagged", "frames", "name")}
         record |= {"format": FORMAT, "figures": FIGURES, "skeleton": vars(self.limits.skeleton)}
         tensors = {key: getattr(self.limits, key).cpu().contiguous() for key in ("lower", "upper", "rest")}
+        tensors |= {key: getattr(self.proportions, key).cpu().contiguous() for key in BODY}
         tensors["thresholds"] = self.thresholds.cpu().contiguous()
         return save(tensors, {"natural_motion": json.dumps(record, sort_keys=True)})
 
@@ -143,8 +162,12 @@ def learn_natural_motion(
 
     Thresholds are ranks: each figure may be as large as in all but so many of the clips, the same number for each
     figure, and that number is the largest with which at most ``false_alarms (n + 1)`` of the n clips have any figure
-    above its threshold. Whether angles are beyond limits is seen in clips that the limits were not learned from: those
-    of some subjects at a time, where there are subjects.
+    above its threshold. Whether angles are beyond limits, and how unlike a body is to recorded ones, is seen in clips
+    that these were not learned from: those of some subjects at a time, where there are subjects.
+
+    A handful of people do not span humanity, and what is said of a body is said of all its clips, so no threshold of
+    asymmetry and proportions is below 2, twice as far from recorded people as is usual among them. Nor is one below a
+    thousandth for bones that change.
 
     Parameters
     ----------
@@ -170,20 +193,23 @@ def learn_natural_motion(
     clips = clips[:: -(-len(clips) // MOST)]
     rest = rest_pose(clips.xyz, clips.valid, clips.skeleton)
     motion = to_angles(clips.xyz, clips.valid, clips.skeleton, rest)
+    lengths = median_lengths(clips)
     figures = clips.xyz.new_zeros(len(clips), len(FIGURES))
     for fold in _folds(clips):
         others = limits_of(motion, clips.valid & ~fold[:, None, None], share, margin)
-        figures = torch.where(fold[:, None], _figures(clips, others, motion), figures)
+        bodies = proportions_of(lengths[~fold], clips.skeleton)
+        figures = torch.where(fold[:, None], _figures(clips, others, motion, bodies, lengths), figures)
     ranked = figures.sort(0).values
     # How many clips have a figure at least as large, of the figure in which a clip stands out most.
     worst = (len(clips) - torch.searchsorted(ranked.mT.contiguous(), figures.mT.contiguous()).mT).amin(1)
     flagged = int(false_alarms * (len(clips) + 1))
     beside = int(worst.sort().values[flagged]) if flagged < len(clips) else len(clips)
     thresholds = ranked[len(clips) - beside]
-    rigid = FIGURES.index("bone_change")
-    thresholds[rigid] = thresholds[rigid].clamp(min=RIGID)
+    for name, least in LEAST.items():
+        thresholds[FIGURES.index(name)].clamp_(min=least)
     return NaturalMotion(
         limits=limits_of(motion, clips.valid, share, margin),
+        proportions=proportions_of(lengths, clips.skeleton),
         thresholds=thresholds,
         false_alarms=false_alarms,
         clips=len(clips),
@@ -219,7 +245,10 @@ def load_natural_motion(path: str | Path) -> NaturalMotion:
 
 def _from_parts(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> NaturalMotion:
     if record["format"] != FORMAT or tuple(record["figures"]) != FIGURES:
-        raise DataError("another version wrote it", hint="learn it anew")
+        raise DataError(
+            f"another version wrote it, in format {record['format']}; this one reads {FORMAT}",
+            hint="write it anew with 'funnybone data natural'",
+        )
     if tuple(tensors["thresholds"].shape) != (len(FIGURES),):
         raise DataError(f"it has {tuple(tensors['thresholds'].shape)} thresholds for {len(FIGURES)} figures")
     if not all(part.is_floating_point() for part in tensors.values()):
@@ -239,6 +268,7 @@ def _from_parts(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> Nat
     limits = JointLimits(tensors["lower"].float(), tensors["upper"].float(), tensors["rest"].float(), skeleton)
     return NaturalMotion(
         limits=limits,
+        proportions=Proportions(**{key: tensors[key].float() for key in BODY}, skeleton=skeleton),
         thresholds=tensors["thresholds"].float(),
         false_alarms=float(record["false_alarms"]),
         clips=int(record["clips"]),
@@ -248,8 +278,14 @@ def _from_parts(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> Nat
     )
 
 
-def _figures(clips: Clips, limits: JointLimits, motion: AngleMotion) -> Tensor:
-    """The figures (N, K) of clips; those that a clip has too few frames for are zero."""
+def _figures(
+    clips: Clips,
+    limits: JointLimits,
+    motion: AngleMotion,
+    proportions: Proportions,
+    lengths: Float[Tensor, "N M B"],
+) -> Float[Tensor, "N K"]:
+    """The figures of clips with such median lengths of bones; those that a clip has too few frames for are zero."""
     speed, acceleration, jerk = (
         (torch.linalg.vector_norm(derivative(clips.xyz, clips.fps, order), dim=-1), stencil(clips.valid, order))
         for order in (1, 2, 3)
@@ -257,7 +293,7 @@ def _figures(clips: Clips, limits: JointLimits, motion: AngleMotion) -> Tensor:
     means = [masked_mean(size, there[..., None]) for size, there in (speed, acceleration, jerk)]
     largest = [torch.where(there[..., None], size, 0).amax((1, 2, 3)) for size, there in (speed, acceleration, jerk)]
     found = {
-        "bone_change": _bone_change(clips),
+        "bone_change": _bone_change(clips, lengths),
         "speed": largest[0],
         "mean_acceleration": means[1],
         "largest_acceleration": largest[1],
@@ -265,14 +301,15 @@ def _figures(clips: Clips, limits: JointLimits, motion: AngleMotion) -> Tensor:
         "largest_jerk": largest[2],
         "trembling": means[2] / means[0].clamp(min=STILL),
         "beyond_limits": _beyond(clips, limits, motion),
+        "asymmetry": proportions.asymmetry(lengths),
+        "proportions": proportions.strangeness(lengths),
     }
     return torch.stack([found[name] for name in FIGURES], 1).nan_to_num(0)
 
 
-def _bone_change(clips: Clips) -> Tensor:
+def _bone_change(clips: Clips, median: Float[Tensor, "N M B"]) -> Float[Tensor, " N"]:
     lengths = torch.where(clips.valid[..., None], clips.skeleton.bone_lengths(clips.xyz), torch.nan)
-    median = lengths.nanmedian(2, keepdim=True).values
-    change = ((lengths - median) / median.clamp(min=SHORT)).square().nanmean(2).sqrt()
+    change = ((lengths - median[:, :, None]) / median[:, :, None].clamp(min=SHORT)).square().nanmean(2).sqrt()
     return change.nan_to_num(0).amax((1, 2))
 
 
