@@ -102,6 +102,20 @@ def test_a_victim_goes_in_and_another_comes_out(name, planes, folder):
     check_defense(made(name, epochs=3), saved(plain, folder), part[:60], resumes=True)
 
 
+@pytest.mark.parametrize("name", QUICK)
+def test_it_trains_in_half_precision_and_tells_what_it_did(name, victim, clips):
+    pytest.importorskip("accelerate")
+    told = []
+    for precision in ("fp32", "bf16"):
+        hardened = made(name, epochs=2).fit(victim, clips, precision=precision, trained=told.append)
+        assert hardened.record.precision == precision
+        assert same(hardened.module, told[-1].module)
+        assert told[-1].record == hardened.record
+    full, half = (one.curves["joint"] for one in told)
+    assert [epoch.loss for epoch in full] != [epoch.loss for epoch in half]
+    assert half[-1].loss == pytest.approx(full[-1].loss, rel=0.2)
+
+
 def test_a_network_with_batch_norms_goes_in_and_another_comes_out(victim, clips):
     """With dropout too, a second person and an absent one."""
     check_defense(made("pgd-at", epochs=3, steps=1), victim, clips[:6], resumes=True)
@@ -332,7 +346,8 @@ def test_free_noise_climbs_and_stays_in_its_place(victim, clips):
     first = defense.loss(batch)
     assert torch.equal(memory["noise"], torch.zeros_like(clips.xyz))
     first.backward()
-    gradient = memory["noise"].grad.clone()
+    gradient = memory["gradient"].clone()
+    assert gradient[clips.valid].any()
     defense.loss(batch)
     noise = memory["noise"]
     where = clips.valid[..., None, None].expand_as(noise)

@@ -239,6 +239,114 @@ def test_likely_neighbours_climb_towards_their_label_and_worst_cases_descend(bas
     assert losses["sgld"] < clean < losses["worst"]
 
 
+@pytest.fixture
+def different(base):
+    """Three members, whose weights are far from each other."""
+    beat = BEAT(**{**SMALL, "members": 3, "chains": 3, "langevin_step": 1e-3, "radius": 0.02})
+    heads = Posterior(beat, base, base, random_clips(24, frames=6), None, 0).heads
+    chance = torch.Generator().manual_seed(5)
+    return beat, heads.filled(3 * torch.randn(heads.flat().shape, generator=chance))
+
+
+@pytest.mark.parametrize("kind", ["sgld", "worst"])
+def test_adversaries_of_all_members_at_once_are_those_of_each_one_alone(base, clips, different, kind):
+    """With the same draws: what is drawn for a clip does not hang on whom it follows."""
+    beat, heads = different
+    beat = dataclasses.replace(beat, adversary=kind, langevin_noise=0.5)
+    posterior, turn = Posterior(beat, base, base, clips, None, 0), 1
+    together = posterior.adversaries(heads, clips, turn, torch.Generator().manual_seed(7))
+    for member in range(3):
+        alone = posterior.adversaries(heads[member], clips, turn, torch.Generator().manual_seed(7))
+        own = (torch.arange(len(clips)) + turn) % 3 == member
+        torch.testing.assert_close(together.inputs[own], alone.inputs[own])
+        torch.testing.assert_close(together.logits[own], alone.logits[own])
+        assert not torch.allclose(together.inputs[~own], alone.inputs[~own])
+
+
+def test_chains_of_motion_of_all_members_at_once_are_those_of_each_one_alone(base, clips, different):
+    beat, heads = different
+    shown = []
+    for one in (heads, *(heads[member] for member in range(3))):
+        posterior = Posterior(dataclasses.replace(beat, negatives=20), base, base, clips, None, 0)
+        shown.append(posterior.negatives(one, torch.Generator().manual_seed(7)).inputs)
+    for member, alone in enumerate(shown[1:]):
+        own = torch.arange(20) % 3 == member
+        torch.testing.assert_close(shown[0][own], alone[own])
+        assert not torch.allclose(shown[0][~own], alone[~own])
+
+
+def test_chains_of_motion_go_on_from_where_they_were_left(base, clips):
+    """What a round takes is what a round before has put back, but for the share that begins anew."""
+    settings = {**SMALL, "negatives": 4, "buffer": 6, "langevin_steps": 3, "langevin_step": 1e-3}
+    for anew in (0.0, 1.0):
+        posterior = Posterior(BEAT(**settings, anew=anew), base, base, clips, None, 0)
+        taken, put = [], []
+        take, store = posterior.replay.take, posterior.replay.put
+
+        def spied_take(count, generator, take=take, taken=taken):
+            found = take(count, generator)
+            taken.append((found[0].clone(), found[2], len(posterior.replay.xyz)))  # noqa: B023 (called at once)
+            return found
+
+        def spied_put(xyz, valid, rows, store=store, put=put):
+            store(xyz, valid, rows)
+            put.append((xyz.clone(), posterior.replay.xyz.clone()))  # noqa: B023 (called at once)
+
+        posterior.replay.take, posterior.replay.put = spied_take, spied_put
+        posterior.fit()
+        assert [len(xyz) for _, xyz in put] == [4, 6, 6, 6]
+        assert all((rows == -1).all() for _, rows, _ in taken[:2]), "it fills first"
+        for index in (2, 3):
+            start, rows, _ = taken[index]
+            (moved, after), before = put[index], put[index - 1][1]
+            assert (rows >= 0).all()
+            assert rows.unique().numel() == 4
+            goes_on = (start == before[rows]).flatten(1).all(1)
+            assert bool(goes_on.all()) == (anew == 0.0), "a chain goes on, or begins anew"
+            assert bool(goes_on.any()) == (anew == 0.0)
+            assert (start != moved).flatten(1).any(1).all(), "chains move"
+            assert torch.equal(after[rows], moved), "and are put back"
+            others = torch.tensor([row for row in range(6) if row not in rows.tolist()])
+            assert torch.equal(after[others], before[others])
+
+
+def test_the_chains_that_are_remembered_are_what_weights_learn_from(base, clips):
+    ends = []
+    for scale in (1.0, 0.0):
+        posterior = Posterior(BEAT(**SMALL, motion_weight=1.0), base, base, clips, None, 0)
+        chance = torch.Generator().manual_seed(0)
+        posterior.replay.xyz = scale * torch.randn(6, *clips.xyz.shape[1:], generator=chance)
+        posterior.replay.valid = clips.valid[:6]
+        ends.append(posterior.fit().flat())
+    assert not torch.equal(*ends)
+
+
+def test_chains_that_run_away_are_refused_and_not_trained_on(base, clips, generator):
+    far = {"langevin_step": 1e30, "motion_weight": 0.0}  # each step overshoots the clean clip by more than the last one
+    with pytest.raises(DataError, match=r"after 4 Langevin steps; lower langevin_step, now 1e\+30") as refused:
+        fit(base, clips, **far, langevin_steps=4)
+    assert "\n" not in str(refused.value)
+    small, whole = small_base(some_clips()), BEAT(**{**SMALL, **FAST}, full=True)
+    with pytest.raises(DataError, match="no longer finite after 4 Langevin steps"):
+        WholeNetwork(beat=dataclasses.replace(whole, **far, langevin_steps=4)).loss(batch_of(small, some_clips()))
+    with pytest.raises(DataError, match="no longer finite after 4 Langevin steps"):
+        likely_motions(
+            lambda xyz: xyz.flatten(1).square(),
+            clips.xyz,
+            clips.valid,
+            dataclasses.replace(whole, **far, langevin_steps=4),
+            generator,
+        )
+
+
+def test_a_victim_that_shows_no_numbers_of_an_adversary_is_no_teacher(base, clips):
+    posterior = Posterior(BEAT(**SMALL), base, base, clips, None, 0)
+    broken = posterior.clean._replace(logits=torch.full_like(posterior.clean.logits, math.inf))
+    posterior._shown = lambda clips: broken
+    with pytest.raises(DataError, match="what the victim shows of a clip that was drawn is no longer finite"):
+        posterior.adversaries(posterior.heads, clips, 0, torch.Generator().manual_seed(0))
+
+
 def test_chains_of_motion_are_used_and_go_on(base, clips):
     posterior = Posterior(BEAT(**SMALL), base, base, clips, None, 0)
     posterior.fit()
@@ -301,6 +409,19 @@ def test_chains_of_published_have_the_released_step_and_noise(clips):
 def test_it_passes_the_exam_of_defenses():
     clips = some_clips()
     check_defense(BEAT(**{**SMALL, **FAST}), small_base(clips), clips, resumes=True)
+
+
+def test_the_whole_network_is_trained_in_half_precision_and_the_appended_ones_are_not():
+    pytest.importorskip("accelerate")
+    clips, told = some_clips(), []
+    beat = BEAT(**{**SMALL, **FAST}, full=True, motion_weight=0.1, epochs=2)
+    hardened = beat.fit(small_base(clips), clips, precision="bf16", trained=told.append)
+    assert hardened.record.precision == "bf16"
+    assert len(told[0].curves["joint"]) == 2
+    assert beat.trains
+    assert not BEAT().trains
+    with pytest.raises(DataError, match="precision is bf16 and full is False"):
+        BEAT(**SMALL).fit(small_base(clips), clips, precision="bf16")
 
 
 def test_the_whole_network_is_trained_on_the_same_terms():

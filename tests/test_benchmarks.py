@@ -38,6 +38,20 @@ def test_forward_kinematics_is_compared(tmp_path):
     assert json.loads(out.read_text())["metres_apart"] < 2e-5
 
 
+def test_appended_networks_are_compared_with_the_victim_alone(tmp_path):
+    out = tmp_path / "beat.json"
+    sizes = ("--members", 3, "--clips", 2, "--frames", 8, "--repetitions", 2)
+    said = run("beat_cost", "--models", "sgn", *sizes, "--json", out)
+    result = json.loads(out.read_text())
+    (found,) = result["victims"].values()
+    assert result["members"] == 3
+    assert "sgn" in said
+    assert found["ratio"] > 0
+    assert found["quartiles"] == sorted(found["quartiles"])
+    inputs, hidden, classes = 512, 64, 60  # of SGN's features, and of the networks
+    assert found["head_parameters"] == 3 * ((inputs + 1) * hidden + (hidden + 1) * classes)
+
+
 def test_distances_against_queries_are_drawn_as_far_as_an_attack_went(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     black_box = importlib.import_module("black_box")

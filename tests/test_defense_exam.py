@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from funnybone.defenses import Defense
+from funnybone.defenses import Defense, create_defense, defenses
 from funnybone.testing import check_defense, linear_victim, random_clips
 from funnybone.victims import Hardened
 from hardened_for_tests import small_base, some_clips
@@ -63,9 +63,31 @@ class Learns(Defense):
         return Shifted(victim, shift)
 
 
+# What makes a defense quick; one that is registered and not named here is examined with its defaults.
+QUICK = {
+    "beat": {"members": 2, "hidden": 4, "rounds": 2, "burn_in": 1, "steps": 2, "langevin_steps": 1, "negatives": 2},
+    "free-at": {"replays": 2},
+    "mmat": {"steps": 1, "turning": "angles search='smart steps=1'"},
+    **{name: {"steps": 1} for name in ("pgd-at", "smart-at", "trades", "mart")},
+}
+
+
 @pytest.fixture
 def clips():
     return random_clips(4)
+
+
+@pytest.mark.parametrize("name", defenses.names())
+def test_every_defense_that_is_registered_passes(name):
+    settings = QUICK.get(name, {})
+    if create_defense(name, **settings).trains:
+        settings = {**settings, "epochs": 3}
+    defense, clips = create_defense(name, **settings), some_clips(8)
+    check_defense(defense, small_base(clips), clips, resumes=defense.resumes)
+
+
+def test_what_makes_them_quick_is_of_registered_ones():
+    assert set(QUICK) <= set(defenses.names())
 
 
 def test_one_that_goes_on_where_it_was_passes(clips):

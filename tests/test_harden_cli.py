@@ -27,6 +27,24 @@ def files(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def onnx_file(tmp_path):
+    """A network in ONNX that says two of its input's numbers."""
+    onnx = pytest.importorskip("onnx")
+    helper, numbers = onnx.helper, onnx.TensorProto.FLOAT
+    weight = helper.make_tensor("w", numbers, [510, 2], [float(k < 2) for k in range(1020)])
+    nodes = [helper.make_node("Flatten", ["xyz"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["logits"])]
+    given = helper.make_tensor_value_info("xyz", numbers, ["n", 1, 10, 17, 3])
+    told = helper.make_tensor_value_info("logits", numbers, ["n", 2])
+    model = helper.make_model(
+        helper.make_graph(nodes, "net", [given], [told], [weight]),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=9,
+    )
+    onnx.save(model, tmp_path / "net.onnx")
+    return tmp_path / "net.onnx"
+
+
 def harden(*options, name="lowpass", out="hard.safetensors", split="subject:s0"):
     command = ["harden", name, "--victim", "base.safetensors", "--data", "motion.npz", "--out", out]
     return main([*command, *(["--split", split] if split else []), *options])
@@ -66,6 +84,38 @@ def test_without_a_split_nothing_is_measured(files, capsys):
     assert "accuracy" not in said
     assert "accuracy was not measured" in remarks
     assert load_weights("hard.safetensors")[1].accuracy is None
+
+
+@pytest.mark.parametrize("more", [(), ("rank=1",)])
+def test_a_defense_that_trains_leaves_its_learning_curves_as_train_does(files, capsys, more):
+    settings = [token for pair in ("epochs=2", *more) for token in ("--set", pair)]
+    assert harden(*settings, "--json", name="gaussian") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["curves"] == "hard.curves.json"
+    curves = json.loads((files / "hard.curves.json").read_text())
+    assert [row["epoch"] for row in curves["streams"]["joint"]["epochs"]] == [1, 2]
+    assert curves["streams"]["joint"]["kept_epoch"] in (1, 2)
+    assert (curves["defense"]["name"], curves["precision"]) == ("gaussian", "fp32")
+    assert curves["data"]["n"] == 8
+    assert curves["accuracy"] == document["after"]
+    assert "<svg" in (files / "hard.curves.svg").read_text()
+    names = ["base.safetensors", "hard.curves.json", "hard.curves.svg", "hard.safetensors", "motion.npz"]
+    assert sorted(path.name for path in files.iterdir()) == names
+
+
+def test_learning_curves_are_never_overwritten(files, capsys):
+    Path("hard.curves.svg").write_text("of another training")
+    assert harden("--set", "epochs=1", name="gaussian") == 2
+    assert "hard.curves.svg: exists" in capsys.readouterr().err
+    assert Path("hard.curves.svg").read_text() == "of another training"
+
+
+def test_it_trains_in_half_precision(files):
+    pytest.importorskip("accelerate")
+    assert harden("--set", "epochs=1", "--precision", "bf16", name="gaussian") == 0
+    assert load_weights("hard.safetensors")[1].precision == "bf16"
+    assert harden("--set", "epochs=1", "--precision", "fp32", name="gaussian", out="full.safetensors") == 0
+    assert load_weights("full.safetensors")[1].precision == "fp32"
 
 
 def test_what_another_training_left_is_neither_removed_nor_written_over(files, capsys):
@@ -122,6 +172,8 @@ def test_audit_takes_the_file_beside_its_base(files):
         ({"set": "keep=much"}, "defense lowpass: setting keep is 'much'"),
         ({"victim": VICTIMS}, "cannot be saved as one file: CallableVictim 'labels-only' is no network"),
         ({"out": "base.safetensors"}, "base.safetensors: exists"),
+        ({"precision": "fp32"}, "--precision fp32: defense lowpass, as it is set, trains no network of the victim"),
+        ({"name": "beat", "precision": "bf16"}, "defense beat, as it is set, trains no network of the victim"),
         ({"split": "subject:s9"}, "s9"),
         ({"validate": "subject:s9"}, "s9"),
     ],
@@ -136,6 +188,26 @@ def test_what_cannot_be_done_is_refused_in_one_line_and_writes_nothing(files, ca
     assert says in remarks.splitlines()[-1]
     assert not said
     assert {path: path.read_bytes() for path in files.iterdir()} == before
+
+
+@pytest.mark.parametrize("command", ["harden", "audit"])
+def test_an_onnx_network_is_named_as_such_and_can_be_wrapped(files, onnx_file, command, capsys):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    named = ["harden", "lowpass", "--victim"] if command == "harden" else ["audit"]
+    assert main([*named, "net.onnx", "--data", "motion.npz", "--out", "out.safetensors"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(
+        "net.onnx: an ONNX network, which cannot be loaded as a victim; write a function that returns "
+        "fb.CallableVictim around onnxruntime's session.run, access='scores', and name it: package.module:function"
+    )
+    session, clips = onnxruntime.InferenceSession(onnx_file), npz.read(files / "motion.npz")
+    victim = fb.CallableVictim(
+        lambda xyz: torch.from_numpy(session.run(None, {"xyz": xyz.numpy()})[0]),
+        skeleton=clips.skeleton,
+        classes=clips.classes,
+        access="scores",
+    )
+    assert torch.allclose(victim.logits(clips.xyz), clips.xyz.flatten(1)[:, :1].expand(-1, 2))
 
 
 def test_the_same_command_gives_the_same_file(files):

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from funnybone.defenses.beat import BEAT
 from funnybone.sampling import begin, move, released, sgld
 
 CHAINS = 2500
@@ -108,6 +109,37 @@ def test_a_logistic_posterior_has_the_moments_of_its_grid(generator):
     assert not has_moments(
         descent(gradient, torch.zeros(CHAINS, 2), generator, burn_in=50, steps=150), mean, covariance, bias=0.04
     )
+
+
+def spread_and_offset(step_size, friction, burn_in, steps, generator):
+    """Chains on mini-batches of a logistic regression, against the normal distribution around its mode."""
+    x = torch.randn(500, 2, generator=generator)
+    y = (torch.rand(500, generator=generator) < (x @ torch.tensor([0.6, -1.2])).sigmoid()).float()
+    mode = torch.zeros(2)
+    for _ in range(20):
+        answer = (x @ mode).sigmoid()
+        curvature = (x * (answer * (1 - answer))[:, None]).T @ x + torch.eye(2) / 4
+        mode = mode - torch.linalg.solve(curvature, x.T @ (answer - y) + mode / 4)
+    chain = begin(torch.zeros(300, 2))
+    for k in range(burn_in + steps):
+        rows = torch.randint(500, (300, 64), generator=generator)
+        wrong = torch.einsum("sbd,sd->sb", x[rows], chain.position).sigmoid() - y[rows]
+        gradient = 500 * (wrong[..., None] * x[rows]).mean(1) + chain.position / 4
+        settings = {"step_size": step_size, "friction": friction, "adapt": k < burn_in}
+        chain = move(chain, gradient, **settings, generator=generator)
+    deviation = curvature.inverse().diagonal().sqrt()
+    offset = ((chain.position.mean(0) - mode) / deviation).abs().max()
+    return chain.position.std(0) / deviation, float(offset)
+
+
+def test_the_default_of_beat_finds_the_posterior_within_its_own_budget(generator):
+    beat = BEAT()
+    budget = (beat.friction, beat.steps * beat.burn_in, beat.steps * (beat.rounds - beat.burn_in), generator)
+    spread, offset = spread_and_offset(beat.step_size, *budget)
+    assert offset < 0.3
+    assert ((spread - 1).abs() < 0.15).all()
+    assert spread_and_offset(0.01, *budget)[1] > 1.5, "too short steps have not arrived"
+    assert spread_and_offset(0.15, *budget)[0].min() > 1.3, "too long ones are too warm"
 
 
 def test_noise_of_minibatches_is_taken_back(generator):

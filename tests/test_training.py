@@ -25,8 +25,8 @@ from funnybone.training import Epoch, Plain, draw, evaluate, hardware, hold_out,
 from funnybone.training.augment import mirrored, stretched, varied
 from funnybone.training.checkpoint import CheckpointRecord
 from funnybone.training.curves import best_of
-from funnybone.training.fit import _optimiser
 from funnybone.training.measure import measure
+from funnybone.training.step import optimiser_of
 
 RECIPE = Recipe(epochs=4, batch=6, max_lr=0.01, validation=0.0)
 OPTIONS = {"width": 4}
@@ -374,7 +374,7 @@ def test_a_loss_that_is_no_number_is_not_the_lowest(losses, best, tmp_path):
 def test_adam_decays_by_way_of_the_gradient_and_adamw_by_itself(optimiser, kept):
     module, nothing = torch.nn.Linear(1, 1), torch.nn.Module()
     torch.nn.init.constant_(module.weight, 2.0)
-    step = _optimiser(module, nothing, Recipe(optimiser=optimiser, max_lr=0.1, weight_decay=0.01))
+    step = optimiser_of(module, nothing, Recipe(optimiser=optimiser, max_lr=0.1, weight_decay=0.01))
     for parameter in module.parameters():
         parameter.grad = torch.zeros_like(parameter)
     step.step()

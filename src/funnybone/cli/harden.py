@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -22,11 +22,13 @@ from funnybone.cli.common import (
     test_part,
 )
 from funnybone.cli.config import typed
+from funnybone.cli.learning import curve_files, write_curve_files
 from funnybone.errors import DataError
 
 if TYPE_CHECKING:
     from funnybone.clips import Clips
     from funnybone.models.weights import AccuracyRecord
+    from funnybone.training import Trained
     from funnybone.victims import Victim
 
 AT_ONCE = 16  # clips of which accuracy is measured between two words about it
@@ -44,6 +46,7 @@ def harden(
     set: Annotated[list[str] | None, Parameter(negative_iterable="")] = None,
     validate: str | None = None,
     frames: Annotated[int | None, Length] = None,
+    precision: Literal["fp32", "bf16"] | None = None,
     seed: Seed = 0,
     device: Device = "auto",
     json: Json = False,
@@ -52,7 +55,8 @@ def harden(
 
     The file holds the victim's own weights and what the defense added or changed. Accuracy on clean clips says
     nothing about robustness: audit both, funnybone audit VICTIM FILE. A defense that trains keeps what it has done in
-    FILE.partial, and the same command goes on from there.
+    FILE.partial, and the same command goes on from there. One that trains the victim's network writes learning curves
+    beside the file, FILE.curves.json and FILE.curves.svg (the picture needs matplotlib).
 
     Parameters
     ----------
@@ -76,6 +80,9 @@ def harden(
         class.
     frames
         Resample clips to this length; by default to what the victim was trained on.
+    precision
+        Of a defense that trains the victim's network: bf16 trains in mixed precision, which needs accelerate; fp32 by
+        default.
     """
     import torch
 
@@ -86,12 +93,18 @@ def harden(
     from funnybone.victims.hardened import Fitted, Hardened
 
     made = create_defense(name, preset=preset, **typed(f"defense {name}", defenses[name], set or []))
+    if precision is not None and not made.trains:
+        raise DataError(
+            f"--precision {precision}: defense {name}, as it is set, trains no network of the victim",
+            hint="leave it out",
+        )
     split = test_part(data, split)
     loaded, clips = load([victim], data, split=None, frames=frames, device=choose_device(device))
     (base,) = loaded.values()
     base.check(clips)
     _, record, _ = parts_of(base)  # refused here, not after the work
-    prepare(out)
+    curves = curve_files(out) if made.trains else {}
+    prepare(out, *curves.values())
     rule = datasets[data].rule(split) if split is not None and data in datasets else split
     others = None if rule is None else others_of(rule)
     part, test = (clips, None) if rule is None or others is None else (clips.select(others), clips.select(rule))
@@ -109,6 +122,8 @@ def harden(
             f"{checkpoint}: there is a training that was interrupted, and {name} goes on with none",
             hint="give its own command again, remove it, or choose another --out",
         )
+    told: list[Trained] = []
+    more: dict[str, Any] = {"precision": precision or "fp32", "trained": told.append} if made.trains else {}
     began = time.monotonic()
     with progress(f"{name} on {base.name}", "steps") as tell:
         hardened = made.fit(
@@ -118,6 +133,7 @@ def harden(
             generator=torch.Generator().manual_seed(seed),
             progress=tell,
             checkpoint=checkpoint,
+            **more,
         )
     seconds = time.monotonic() - began
     layer = hardened
@@ -127,13 +143,16 @@ def harden(
         layer.fitted = Fitted.of(part, validation, split=others, seed=seed)
     before, after = (None if test is None else _accuracy(one, test, rule, seed) for one in (base, hardened))
     record = save_victim(out, hardened, accuracy=after)
+    for trained in told:
+        write_curve_files(curves, trained._replace(record=trained.record.model_copy(update={"accuracy": after})))
     if made.resumes:  # then they are its own: it would have refused another's
         for stream in ("joint", *record.streams):
             checkpoint_of(checkpoint, stream).unlink(missing_ok=True)
     if json:
         document = record.model_dump(mode="json")
         clean = {key: one and one.model_dump(mode="json") for key, one in (("before", before), ("after", after))}
-        emit_json({"out": str(out), "victim": base.name, "fitted": len(part), "seconds": seconds, **document, **clean})
+        own = {"out": str(out), "victim": base.name, "fitted": len(part), "seconds": seconds}
+        emit_json({**own, **({"curves": str(curves["json"])} if curves else {}), **document, **clean})
         return
     fitted = f"fitted on {len(part)} clips of {clips.name} in {seconds:.1f} s; {out}"
     if before is None or after is None:

@@ -21,10 +21,11 @@ from funnybone.cli.common import (
     test_part,
 )
 from funnybone.cli.config import typed
+from funnybone.cli.learning import curve_files, write_curve_files
 
 if TYPE_CHECKING:
-    from funnybone.models import Recipe, WeightsRecord
-    from funnybone.training import Progress, Trained
+    from funnybone.models import Recipe
+    from funnybone.training import Progress
 
 Pairs = Annotated[list[str] | None, Parameter(negative_iterable="")]
 
@@ -112,7 +113,7 @@ def train(
         part, validation = part.select(f"!{validate}"), part.select(validate).resample(frames)
     place = hardware(choose_device(device), precision)
     first = place.rank == 0
-    curves = {kind: out.with_name(f"{out.name.removesuffix('.safetensors')}.curves.{kind}") for kind in ("json", "svg")}
+    curves = curve_files(out)
     if first:
         prepare(out, *curves.values())
     place.wait()
@@ -140,7 +141,7 @@ def train(
         accuracy = evaluate(trained.module, test.resample(frames), record.build_preprocess(), split=rule)
         record = record.model_copy(update={"accuracy": accuracy})
     record = models.save_weights(out, trained.module, record)
-    _write_curves(curves, trained, record)
+    write_curve_files(curves, trained._replace(record=record))
     for stream in trained.curves:
         checkpoint_of(checkpoint, stream).unlink(missing_ok=True)
     if json:
@@ -210,15 +211,3 @@ def _reporter(tell: Callable[[int, int, str], None], streams: list[str]) -> "Cal
         tell(before + now.step, len(streams) * now.steps, said)
 
     return report
-
-
-def _write_curves(paths: dict[str, Path], trained: "Trained", record: "WeightsRecord") -> None:
-    from funnybone.errors import DataError
-    from funnybone.training import draw, write_curves
-
-    about = record.model_dump(mode="json", include={"model", "data", "recipe", "seed", "selection", "accuracy"})
-    write_curves(paths["json"], trained.curves, about)
-    try:
-        draw(paths["svg"], trained.curves, f"{record.model} on {record.data.name}, seed {record.seed}")
-    except DataError as error:  # the curves are in the other file; a picture is no reason to lose a training
-        note(f"{paths['svg']}: not drawn: {error}")

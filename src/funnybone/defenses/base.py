@@ -32,6 +32,14 @@ class Defense(ABC):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
+    @property
+    def trains(self) -> bool:
+        """Whether it trains the victim's network: then `fit` takes ``precision`` and ``trained`` too.
+
+        See `funnybone.defenses.retraining.Retraining.fit`.
+        """
+        return False
+
     @abstractmethod
     def fit(
         self,

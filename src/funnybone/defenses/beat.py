@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -15,6 +15,8 @@ from funnybone.defenses.posterior import Posterior
 from funnybone.defenses.retraining import held_out_by
 from funnybone.defenses.whole_network import WholeNetwork
 from funnybone.errors import DataError
+from funnybone.training import Trained
+from funnybone.training.hardware import Precision
 from funnybone.training.measure import hold_out
 from funnybone.victims.access import offers
 from funnybone.victims.averaged import MOST_MEMBERS, Answer, Averaged, Input, has_features
@@ -109,7 +111,10 @@ class BEAT(Defense):
     sampler : {"sghmc", "released"}
         What moves the weights: see `funnybone.sampling`.
     step_size : float
-        eps of it.
+        eps of it. Chosen on logistic regressions of 30 to 2000 clips, at the default steps, by the normal distribution
+        around their mode: 0.01 leaves the members' mean up to 11 of its standard deviations off, 0.03 at most 0.34 with
+        a spread within 8 %, 0.1 is up to 2.8 times too wide. Held-out training clips of SGN and the synthetic set do
+        not tell 0.01 to 0.04 apart, by their clean loss.
     friction : float
         Share of the momentum that a step loses.
     prior : float or None
@@ -201,7 +206,7 @@ class BEAT(Defense):
     anew: float = 0.05
     box: float = 1.0
     sampler: Literal["sghmc", "released"] = "sghmc"
-    step_size: float = 0.01
+    step_size: float = 0.03
     friction: float = 0.05
     prior: float | None = 1.0
     rounds: int = 6
@@ -253,6 +258,10 @@ class BEAT(Defense):
                 f"defense beat: rounds is {self.rounds}", hint=f"the first members are there after {needed}"
             )
 
+    @property
+    def trains(self) -> bool:
+        return self.full
+
     def settings(self) -> dict[str, Any]:
         return {**super().settings(), "orders": list(self.orders)}
 
@@ -265,8 +274,13 @@ class BEAT(Defense):
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
         checkpoint: Path | None = None,
+        precision: Precision = "fp32",
+        trained: Callable[[Trained], None] | None = None,
     ) -> Victim:
-        """Return the victim with networks appended, or trained anew where it is ``full``: see `Defense.fit`."""
+        """Return the victim with networks appended, or trained anew where it is ``full``: see `Defense.fit`.
+
+        ``precision`` and ``trained`` are of the latter, as in `Retraining.fit`.
+        """
         if self.full:
             whole = WholeNetwork(beat=self, epochs=self.epochs, lr=self.lr, from_scratch=self.from_scratch)
             return whole.fit(
@@ -276,7 +290,11 @@ class BEAT(Defense):
                 generator=generator,
                 progress=progress,
                 checkpoint=checkpoint,
+                precision=precision,
+                trained=trained,
             )
+        if precision != "fp32":
+            raise DataError(f"defense beat: precision is {precision} and full is False", hint="leave it out")
         generator = generator if generator is not None else torch.Generator().manual_seed(0)
         seed = int(torch.randint(2**62, (1,), generator=generator))
         source = self._source(victim)

@@ -81,10 +81,9 @@ class ClipBall(Ball):
 class FreeAT(Retraining):
     """Show each batch several times, with noise that climbs by the gradient which the weights descend by.
 
-    An adversary costs no passes of its own. The noise stays in its place of the batch when the next clips come; here it
-    is zero again at the start of each epoch, so that a training that was killed goes on as it would have (the paper's
-    goes on for ever). An epoch is ``replays`` optimiser steps a batch, all at one learning rate. Epochs are judged by
-    ten steps of PGD in the same ball.
+    An adversary costs no passes of its own. The noise stays in its place of the batch when the next clips come, from
+    epoch to epoch too; checkpoints have it, with the gradient that it has yet to climb. An epoch is ``replays``
+    optimiser steps a batch, all at one learning rate. Epochs are judged by ten steps of PGD in the same ball.
 
     Parameters
     ----------
@@ -137,18 +136,27 @@ class FreeAT(Retraining):
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
         if self.radius == 0:
             return batch.loss(batch.clips.xyz)
-        noise = self._carried(batch).requires_grad_()
-        batch.memory["noise"] = noise  # which will have a gradient when this is asked again
+        memory, noise = batch.memory, self._carried(batch)
+        memory["noise"] = noise.clone()
+        # Known when the weights' own gradient is: a tensor of its own, which a checkpoint can hold.
+        noise.requires_grad_().register_hook(lambda gradient: memory.update(gradient=gradient.detach().clone()))
         return batch.loss(batch.clips.xyz + noise)
 
     def _carried(self, batch: Batch) -> Float[Tensor, "N M T V C"]:
         """The noise of before, one step higher, as far as these clips have room for it."""
-        before, still = batch.memory.get("noise"), torch.zeros_like(batch.clips.xyz)
-        if before is None or before.grad is None:
+        before, gradient = batch.memory.get("noise"), batch.memory.pop("gradient", None)  # which is climbed once
+        still = torch.zeros_like(batch.clips.xyz)
+        if before is None or gradient is None:
             return still
         ball = self.ball(batch.clips)
-        noise = _resized(before.detach(), still) + self.step_size * ball.steepest(_resized(before.grad, still))
+        noise = _resized(before, still) + self.step_size * ball.steepest(_resized(gradient, still))
         return ball.project(still, torch.where(batch.movable, noise, 0))
+
+    def room(self, clips: Clips, batch: int) -> dict[str, Tensor]:
+        if self.radius == 0:
+            return {}
+        noise = clips.xyz.new_empty((min(batch, len(clips)), *clips.xyz.shape[1:]), device="meta")
+        return {"noise": noise, "gradient": noise}
 
     def judged_on(self, batch: Batch) -> Float[Tensor, "N M T V C"]:
         if self.radius == 0:

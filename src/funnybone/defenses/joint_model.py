@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from funnybone.clips import Clips
+from funnybone.errors import DataError
 from funnybone.metrics.deviations import masked_mean
 from funnybone.motion.dynamics import derivative, stencil
 from funnybone.sampling import sgld
@@ -76,6 +77,11 @@ def neighbours(
     With ``log p(x~ | x, y) = log softmax(F(x~))[y] - lambda d(x, x~)``, as in the released code; the model's own
     ``F(x~)[y]`` would let a network make all adversaries likelier by adding to all logits. Chains climb
     ``adversary_power`` times this; a worst case follows the signs of its gradient, whatever that is.
+
+    Raises
+    ------
+    DataError
+        When chains run away to where coordinates are no longer finite.
     """
     where = clips.valid[..., None, None]
     start = near(clips.xyz, settings.radius, where, generator)
@@ -119,7 +125,7 @@ def motion_score(logits: Float[Tensor, "... K"], settings: "BEAT") -> Float[Tens
 def _langevin(
     log_density: Network, start: Tensor, where: Tensor, settings: "BEAT", generator: torch.Generator
 ) -> Tensor:
-    return sgld(
+    found = sgld(
         log_density,
         start,
         steps=settings.langevin_steps,
@@ -127,6 +133,18 @@ def _langevin(
         noise=settings.langevin_noise,
         where=where,
         generator=generator,
+    )
+    if not torch.isfinite(found).all():
+        raise diverged("a clip that was drawn", settings)
+    return found
+
+
+def diverged(what: str, settings: "BEAT") -> DataError:
+    """What to say of Langevin chains that ran away: nothing is trained on them."""
+    return DataError(
+        f"defense beat: {what} is no longer finite after {settings.langevin_steps} Langevin steps",
+        hint=f"lower langevin_step, now {settings.langevin_step:g}, or distance_weight, now "
+        f"{settings.distance_weight:g}",
     )
 
 

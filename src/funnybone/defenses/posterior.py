@@ -14,7 +14,7 @@ from torch import Tensor
 
 from funnybone.clips import Clips
 from funnybone.defenses.base import Progress
-from funnybone.defenses.joint_model import Network, Replay, likely_motions, motion_score, near, neighbours
+from funnybone.defenses.joint_model import Network, Replay, diverged, likely_motions, motion_score, near, neighbours
 from funnybone.errors import DataError
 from funnybone.models.weights import read_tensors, write_tensors
 from funnybone.sampling import Chain, begin, move, normal_like, released
@@ -24,7 +24,7 @@ from funnybone.victims.base import Victim
 if TYPE_CHECKING:
     from funnybone.defenses.beat import BEAT
 
-BATCH = {"cpu": 64, "cuda": 256}  # clips whose adversaries are searched together
+BATCH = {"cpu": 16, "cuda": 256}  # clips moved together; more at once are no faster on a processor
 
 
 class Seen(NamedTuple):
@@ -173,34 +173,45 @@ class Posterior:
     def adversaries(self, heads: Heads, clips: Clips, turn: int, generator: torch.Generator) -> Seen:
         """Return what the base shows of one adversary of each clip, drawn from one member's conditional.
 
-        The members take turns, so that all of them train on draws from the mixture.
+        The members take turns, so that all of them train on draws from the mixture. Clips of all members are moved
+        together, in their own order: what is drawn for a clip does not hang on whom it follows.
         """
-        member = (torch.arange(len(clips)) + turn) % len(heads)
-        xyz = clips.xyz.clone()
-        for index in range(len(heads)):
-            for rows in (member == index).nonzero()[:, 0].split(BATCH.get(xyz.device.type, 64)):
-                if len(rows):
-                    xyz[rows] = neighbours(self._following(heads[index]), clips[rows], self.settings, generator)
-        return self._shown(clips.with_xyz(xyz))
+        member = self._turns(len(clips), heads, turn)
+        parts = [
+            neighbours(self._following(heads, member[rows]), clips[rows], self.settings, generator)
+            for rows in torch.arange(len(clips)).split(self._batch)
+        ]
+        return self._usable(self._shown(clips.with_xyz(torch.cat(parts))))
 
     def negatives(self, heads: Heads, generator: torch.Generator) -> Seen:
         """Return what the base shows of the chains of p(x), each of which follows one member; they go on next time."""
         xyz, valid, rows = self.replay.take(self.settings.negatives, generator)
-        for index in range(len(heads)):
-            own = slice(index, None, len(heads))
-            if len(xyz[own]):
-                follow = self._following(heads[index])
-                xyz[own] = likely_motions(follow, xyz[own], valid[own], self.settings, generator)
+        member = self._turns(len(xyz), heads, 0)
+        parts = [
+            likely_motions(self._following(heads, member[own]), xyz[own], valid[own], self.settings, generator)
+            for own in torch.arange(len(xyz)).split(self._batch)
+        ]
+        xyz = torch.cat(parts)
         self.replay.put(xyz, valid, rows)
         with torch.no_grad():
             inputs, logits = seen(self.base, xyz, self.settings.input)
-        return Seen(inputs, logits, torch.zeros(len(xyz), dtype=torch.long, device=xyz.device))
+        return self._usable(Seen(inputs, logits, torch.zeros(len(xyz), dtype=torch.long, device=xyz.device)))
 
-    def _following(self, head: Heads) -> Network:
-        """Logits of one member, where there is a gradient to follow."""
-        source = self.source
+    def _turns(self, count: int, heads: Heads, turn: int) -> Int[Tensor, " N"]:
+        """Whom each of so many follows."""
+        return ((torch.arange(count) + turn) % len(heads)).to(self.base.device)
+
+    def _following(self, heads: Heads, member: Int[Tensor, " N"]) -> Network:
+        """Logits of one member for each clip, where there is a gradient to follow: all in one pass of the base."""
+        source, own = self.source, heads.of(member)
         assert source is not None
-        return lambda xyz: head(*seen(source, xyz, self.settings.input))[0]
+        return lambda xyz: own.apart(*seen(source, xyz, self.settings.input))
+
+    def _usable(self, shown: Seen) -> Seen:
+        """What the base shows of motions that were drawn, unless it is no numbers: so far away can a clip be."""
+        if not (torch.isfinite(shown.inputs).all() and torch.isfinite(shown.logits).all()):
+            raise diverged("what the victim shows of a clip that was drawn", self.settings)
+        return shown
 
     def _begin(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """New chains of p(x): uniform numbers, on the valid frames of clips chosen at random."""
@@ -246,11 +257,13 @@ class Posterior:
 
     @torch.no_grad()
     def _shown(self, clips: Clips) -> Seen:
-        parts = [
-            seen(self.base, part, self.settings.input) for part in clips.xyz.split(BATCH.get(clips.xyz.device.type, 64))
-        ]
+        parts = [seen(self.base, part, self.settings.input) for part in clips.xyz.split(self._batch)]
         inputs, logits = (torch.cat(each).float() for each in zip(*parts, strict=True))
         return Seen(inputs, logits, clips.labels)
+
+    @property
+    def _batch(self) -> int:
+        return BATCH.get(self.clips.xyz.device.type, 64)
 
     def _first(self) -> Heads:
         """The members before anything is known: they add nothing to the base, unless they are as released."""

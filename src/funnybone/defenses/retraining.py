@@ -1,6 +1,7 @@
 """What defenses share that train the network again, from its weights or from scratch."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,9 +14,10 @@ from funnybone.errors import DataError
 from funnybone.models import Model, Recipe, WeightsRecord, recipe_for
 from funnybone.models.corrections import correct, corrections_of
 from funnybone.settings import build
-from funnybone.training import Method, hold_out, train
+from funnybone.training import Method, Trained, hardware, hold_out, train
 from funnybone.training import Progress as Training
 from funnybone.training.fit import content_of
+from funnybone.training.hardware import Precision
 from funnybone.victims.adapted import Adapted
 from funnybone.victims.base import Victim
 from funnybone.victims.filtered import Filtered
@@ -104,6 +106,10 @@ class Retraining(Method, Defense):
         if not fits:
             raise DataError(f"defense {self.name}: {field} is {getattr(self, field)}", hint=hint)
 
+    @property
+    def trains(self) -> bool:
+        return True
+
     def describe(self) -> dict[str, Any]:
         return {"name": self.name, "settings": self.settings()}
 
@@ -116,7 +122,20 @@ class Retraining(Method, Defense):
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
         checkpoint: Path | None = None,
+        precision: Precision = "fp32",
+        trained: Callable[[Trained], None] | None = None,
     ) -> Victim:
+        """Return the victim with its network trained again: see `Defense.fit`.
+
+        Parameters
+        ----------
+        victim, clips, validation, generator, progress, checkpoint
+            As of any defense.
+        precision : {"fp32", "bf16"}
+            ``"bf16"`` trains in mixed precision, adversaries too, which needs accelerate; epochs are judged in float32.
+        trained : callable, optional
+            Told at the end what `funnybone.training.train` returned: the network, its record and its learning curves.
+        """
         victim.check(clips)
         fronts, network = _in_front(victim)
         network, base = self.known(network)
@@ -131,7 +150,7 @@ class Retraining(Method, Defense):
             divided["share"], divided["seed"] = held_out_by(victim)
             clips, validation = hold_out(clips, **divided)
         method = self.prepared(victim, clips, generator, progress or (lambda done, total, text: None))
-        trained = train(
+        done = train(
             base.model,
             clips,
             recipe=self._recipe(base),
@@ -141,7 +160,7 @@ class Retraining(Method, Defense):
             fusion=base.fusion,
             validation=validation,
             seed=seed,
-            device=network.device,
+            device=network.device if precision == "fp32" else hardware(network.device, precision),
             split=split,
             progress=None if progress is None else _reporter(progress, len(base.streams) if self.from_scratch else 1),
             checkpoint=checkpoint,
@@ -149,13 +168,16 @@ class Retraining(Method, Defense):
             method=method,
             fronts=[front.filter for front in fronts],
         )
-        said = trained.record
+        said = done.record
         chosen = said.selection and said.selection.model_copy(update=divided)
         told = {"licence": base.licence, "data": said.data.model_copy(update=whole), "selection": chosen}
+        done = done._replace(record=said.model_copy(update=told))
+        if trained is not None:
+            trained(done)
         if self.rank is None:
-            hardened: Victim = self._victim(network, trained.module, said.model_copy(update=told))
+            hardened: Victim = self._victim(network, done.module, done.record)
         else:
-            hardened = Adapted(network, corrections_of(trained.module), defense=self.name)
+            hardened = Adapted(network, corrections_of(done.module), defense=self.name)
             hardened.defense_settings = self.settings()
         for front in reversed(fronts):
             hardened = front.around(hardened)

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from funnybone.clips import Clips
 from funnybone.defenses.joint_model import Replay, likely_motions, motion_score, near, neighbours
 from funnybone.defenses.retraining import Retraining
 from funnybone.models.modes import evaluating
@@ -21,7 +22,8 @@ class WholeNetwork(Retraining):
     """Train the victim's network on the terms of BEAT's joint model: one network, one point, no posterior.
 
     The released code has this as an option, with Adam; here it is trained as the victim was. Adversaries and chains of
-    p(x) are made by the network in evaluation mode; the buffer of these begins anew with each epoch.
+    p(x) are made by the network in evaluation mode. The buffer of these lasts for the whole training, and checkpoints
+    have it; where several processes train, each has its own.
 
     Parameters
     ----------
@@ -51,6 +53,13 @@ class WholeNetwork(Retraining):
                 scores = [motion_score(batch.answer(part), beat).mean() for part in (chains, xyz)]
             loss = loss + beat.motion_weight * (scores[0] - scores[1])
         return loss
+
+    def room(self, clips: Clips, batch: int) -> dict[str, Tensor]:
+        if not self.beat.motion_weight:
+            return {}
+        shape = (self.beat.buffer, *clips.xyz.shape[1:])
+        xyz, valid = (part.new_empty(shape[: part.ndim], device="meta") for part in (clips.xyz, clips.valid))
+        return {"xyz": xyz, "valid": valid}
 
     def judged_on(self, batch: Batch) -> Float[Tensor, "N M T V C"]:
         """Adversaries of the validation clips, where the network is trained on any."""

@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,13 +27,14 @@ class CheckpointRecord(BaseModel):
 
 
 class State(NamedTuple):
-    """What changes while a network trains; ``best`` are the weights to keep."""
+    """What changes while a network trains: ``best`` are the weights to keep, ``memory`` is the method's own."""
 
     module: Model
     objective: Objective
     optimiser: torch.optim.Optimizer
     best: dict[str, Tensor]
     epochs: list[Epoch]
+    memory: dict[str, Tensor]
 
 
 def checkpoint_of(path: Path, stream: str) -> Path:
@@ -46,24 +48,31 @@ def checkpoint_of(path: Path, stream: str) -> Path:
     return path if stream == "joint" else path.with_suffix(f".{stream}{path.suffix}")
 
 
-def save(path: Path, record: WeightsRecord, state: State) -> None:
-    """Write a checkpoint; a reader sees the old one or the whole new one."""
+def save(path: Path, record: WeightsRecord, state: State, memories: Sequence[Mapping[str, Tensor]]) -> None:
+    """Write a checkpoint; a reader sees the old one or the whole new one.
+
+    ``memories`` is what each process remembers, by rank: its own, which those of another process cannot replace.
+    """
     parts = {"model": state.module.state_dict(), "objective": state.objective.state_dict(), "best": state.best}
     tensors = {f"{part}.{key}": value for part, found in parts.items() for key, value in found.items()}
     for index, own in state.optimiser.state_dict()["state"].items():
         kept = {key: value for key, value in own.items() if isinstance(value, Tensor)}
         tensors |= {f"optimiser.{index}.{key}": value for key, value in kept.items()}
+    for rank, memory in enumerate(memories):
+        tensors |= {f"memory.{rank}.{key}": value for key, value in memory.items()}
     stored = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     write_tensors(path, stored, CheckpointRecord(run=_run(record), epochs=state.epochs))
 
 
-def resume(path: Path, record: WeightsRecord, state: State) -> None:
-    """Fill a fresh state from a checkpoint of this very run.
+def resume(path: Path, record: WeightsRecord, state: State, room: Mapping[str, Tensor], rank: int) -> None:
+    """Fill a fresh state from a checkpoint of this very run; the memory with that of the process of this rank.
+
+    ``room`` says what the memory may be: see `Method.room`.
 
     Raises
     ------
     DataError
-        For a file that is damaged, or the checkpoint of another training.
+        For a file that is damaged, the checkpoint of another training, and one of before memories were kept.
     """
     mend = f"remove {path} to train from the start, or choose another --out"
     found, tensors = read_tensors(path, CheckpointRecord, mend)
@@ -71,7 +80,7 @@ def resume(path: Path, record: WeightsRecord, state: State) -> None:
     other = [name for name in wanted if found.run.get(name) != wanted[name]]
     if other:
         raise DataError(f"{path}: a checkpoint of another training: {', '.join(other)} differ", hint=mend)
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "objective": {}, "best": {}, "optimiser": {}}
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "objective": {}, "best": {}, "optimiser": {}, "memory": {}}
     optimiser: dict[int, dict[str, Tensor]] = defaultdict(dict)
     try:
         for key, value in tensors.items():
@@ -87,10 +96,34 @@ def resume(path: Path, record: WeightsRecord, state: State) -> None:
         own = state.module.state_dict()
         if parts["best"].keys() != own.keys() or any(parts["best"][key].shape != own[key].shape for key in own):
             raise ValueError("the best weights are not those of the network")
+        memory = {
+            key.removeprefix(f"{rank}."): value for key, value in parts["memory"].items() if key.startswith(f"{rank}.")
+        }
+        _check_memory(memory, room)
     except (KeyError, ValueError, RuntimeError) as error:
         raise DataError(f"{path}: a damaged checkpoint: {str(error).splitlines()[0]}", hint=mend) from None
     state.best.update(parts["best"])
     state.epochs.extend(found.epochs)
+    device = next(state.module.parameters()).device
+    state.memory.update({key: value.to(device) for key, value in memory.items()})
+
+
+def _check_memory(found: Mapping[str, Tensor], room: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless what was remembered fits in the room for it, with as many rows of each, and is finite."""
+    if found.keys() != room.keys():
+        missing, other = sorted(room.keys() - found.keys()), sorted(found.keys() - room.keys())
+        said = f"{', '.join(missing)} missing" if missing else f"{', '.join(other)} not of this training"
+        raise ValueError(f"what is remembered from batch to batch: {said}")
+    if len({len(value) for value in found.values() if value.ndim}) > 1:
+        raise ValueError("what is remembered from batch to batch is not of one length")
+    for key, most in room.items():
+        value = found[key]
+        if value.dtype != most.dtype or value.ndim != most.ndim or value.shape[1:] != most.shape[1:]:
+            raise ValueError(f"memory {key!r} is {value.dtype} {tuple(value.shape)}, not {tuple(most.shape)}")
+        if len(value) > len(most):
+            raise ValueError(f"memory {key!r} has {len(value)} rows, at most {len(most)} fit")
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise ValueError(f"memory {key!r} holds NaN or infinity")
 
 
 def _run(record: WeightsRecord) -> dict[str, Any]:

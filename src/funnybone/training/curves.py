@@ -60,8 +60,15 @@ def write_curves(path: Path, curves: Mapping[str, Sequence[Epoch]], about: Mappi
         raise DataError(f"{path}: cannot write: {error.strerror}", hint="choose another place") from None
 
 
-def draw(path: Path, curves: Mapping[str, Sequence[Epoch]], title: str) -> None:
+def draw(
+    path: Path,
+    curves: Mapping[str, Sequence[Epoch]],
+    title: str,
+    labels: tuple[str, str] = ("training, with label smoothing", "validation"),
+) -> None:
     """Draw the curves into a picture whose kind is the name's ending; needs matplotlib, without a display.
+
+    ``labels`` are those of the loss that was trained for and of the validation figures.
 
     Raises
     ------
@@ -82,10 +89,10 @@ def draw(path: Path, curves: Mapping[str, Sequence[Epoch]], title: str) -> None:
         numbers, kept = [epoch.epoch for epoch in epochs], best_of(epochs)
         above, below = axes[0, column], axes[1, column]
         above.set_title(stream.replace("_", " "), fontsize=10)
-        above.plot(numbers, [epoch.loss for epoch in epochs], label="training, with label smoothing")
+        above.plot(numbers, [epoch.loss for epoch in epochs], label=labels[0])
         if kept.validation_loss is not None:
-            above.plot(numbers, [epoch.validation_loss for epoch in epochs], label="validation")
-            below.plot(numbers, [epoch.validation_accuracy for epoch in epochs], color="C1", label="validation")
+            above.plot(numbers, [epoch.validation_loss for epoch in epochs], label=labels[1])
+            below.plot(numbers, [epoch.validation_accuracy for epoch in epochs], color="C1", label=labels[1])
         for part in (above, below):
             part.axvline(kept.epoch, color="0.6", linestyle=":", linewidth=1)
             part.grid(alpha=0.25)

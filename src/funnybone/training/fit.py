@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from funnybone.clips import Clips
 from funnybone.errors import DataError
@@ -26,6 +26,7 @@ from funnybone.training.curves import Epoch, best_of
 from funnybone.training.hardware import Plain
 from funnybone.training.measure import Measured, hold_out, measure
 from funnybone.training.method import Batch, Method
+from funnybone.training.step import one_step, optimiser_of, own_share
 
 
 class Progress(NamedTuple):
@@ -102,7 +103,8 @@ def train(
         Called with a `Progress` after each batch.
     checkpoint : Path, optional
         Written after each epoch, and resumed from when it is there. A resumed training ends with the same weights on
-        the same machine. Streams beside ``joint`` have their own, with the stream's name behind it.
+        the same machine: what a method remembers from batch to batch is in it too, of every process. Streams beside
+        ``joint`` have their own, with the stream's name behind it.
     start : mapping of str to Tensor, optional
         Weights to begin from, of a network with the same options and streams; fresh ones by default. Networks of
         several streams are then trained as the one that answers, and an objective has its first stage behind it.
@@ -215,15 +217,16 @@ def _fit(
         module = module.to(device).train()
         method.prepare(module)
         objective = module.objective(recipe.label_smoothing).to(device).train()
-    state = State(module, objective, _optimiser(module, objective, recipe), {}, [])
+    state = State(module, objective, optimiser_of(module, objective, recipe), {}, [], {})
+    room = method.room(clips, recipe.batch)
     if checkpoint and checkpoint.exists():
-        checkpoints.resume(checkpoint, record, state)
+        checkpoints.resume(checkpoint, record, state, room, place.rank)
     epochs = recipe.epochs_for(len(clips))
     begun = 0.0 if start is None else objective.judged_from  # what comes before, trained weights have behind them
     for epoch in range(len(state.epochs), epochs):
         if _impatient(state.epochs, recipe.patience):
             break
-        total, memory = 0.0, dict[str, Tensor]()
+        total = 0.0
         with _seeded(seed, 1 + epoch, device) as generator:
             batches = _batches(len(clips), recipe.batch, generator)
             for index, rows in enumerate(batches):
@@ -231,11 +234,11 @@ def _fit(
                 for group in state.optimiser.param_groups:
                     group["lr"] = recipe.learning_rate((step + 0.5) / steps)
                 taken = _varied(method.taken(clips[rows], generator), recipe, generator)
-                own, share = _own(taken, place)
+                own, share = own_share(taken, place)
                 through = begun + (1 - begun) * (step + 0.5) / steps
-                batch = Batch(own, module, show, objective, through, generator, memory)
+                batch = Batch(own, module, show, objective, through, generator, state.memory)
                 for _ in range(method.replays):
-                    loss = _step(state, batch, method, recipe, place, share)
+                    loss = one_step(state, batch, method, recipe, place, share)
                 if not math.isfinite(loss):
                     if checkpoint and place.rank == 0:  # it would lead here again, and stand in another recipe's way
                         checkpoint.unlink(missing_ok=True)
@@ -260,8 +263,10 @@ def _fit(
         state.epochs.append(done)
         if best_of(state.epochs) is done:
             state.best.update({key: value.detach().cpu().clone() for key, value in module.state_dict().items()})
-        if checkpoint and place.rank == 0:
-            checkpoints.save(checkpoint, record, state)
+        if checkpoint:
+            memories = place.gathered(state.memory) if room or state.memory else []  # each process has its own
+            if place.rank == 0:
+                checkpoints.save(checkpoint, record, state, memories)
         place.wait()
     module.load_state_dict(state.best)
     return module.cpu().eval(), state.epochs
@@ -278,33 +283,6 @@ def _varied(clips: Clips, recipe: Recipe, generator: torch.Generator) -> Clips:
     return clips._with(xyz=xyz, valid=clips.valid if recipe.crop == 1 else present_of(xyz))
 
 
-def _own(clips: Clips, place: Plain) -> tuple[Clips, float]:
-    """This process's part of a batch, and its share of the whole.
-
-    One that is left without looks at the first clip, which counts nothing: all must have the same gradients and buffers
-    to average.
-    """
-    own = range(place.rank, len(clips), place.ranks)
-    return clips[slice(own.start, None, own.step) if own else slice(1)], len(own) / len(clips)
-
-
-def _step(state: State, batch: Batch, method: Method, recipe: Recipe, place: Plain, share: float) -> float:
-    """One optimiser step; return its loss."""
-    state.optimiser.zero_grad()
-    with _agreed(state, place, share):
-        with place.autocast():
-            loss = method.loss(batch)
-        loss.backward()
-    parameters = [parameter for group in state.optimiser.param_groups for parameter in group["params"]]
-    place.average([parameter.grad for parameter in parameters if parameter.grad is not None], share)
-    if recipe.clip_norm:
-        nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
-    state.optimiser.step()
-    mean = loss.detach().float().reshape(1).clone()
-    place.average([mean], share)
-    return mean.item()
-
-
 def _judged(state: State, validation: Clips, method: Method, show: _Showing, seed: int) -> Measured:
     """Validation figures on what the method judges by, with the same random numbers after each epoch."""
     generator = torch.Generator().manual_seed(seed)
@@ -315,45 +293,9 @@ def _judged(state: State, validation: Clips, method: Method, show: _Showing, see
     return measure(show.answering(state.module), validation, show.preprocess, moved=moved)
 
 
-@contextmanager
-def _agreed(state: State, place: Plain, share: float) -> Iterator[None]:
-    """Let all processes leave with the same buffers, such as the statistics of norms and an objective's prototypes."""
-    if place.ranks == 1:
-        yield
-        return
-    before = [buffer.clone() for buffer in _buffers(state)]
-    yield
-    # Their changes are averaged, not they themselves: what is constant, such as a graph, must not gather rounding.
-    changes = [now - then for now, then in zip(_buffers(state), before, strict=True)]
-    place.average(changes, share)
-    for now, then, change in zip(_buffers(state), before, changes, strict=True):
-        now.copy_(then + change)
-
-
-def _buffers(state: State) -> list[Tensor]:
-    parts = (state.module, state.objective)
-    return [buffer for part in parts for buffer in part.buffers() if buffer.is_floating_point()]
-
-
 def _batches(clips: int, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
     """A random order, cut into parts of nearly one size: batch norm cannot learn from a last batch of one clip."""
     return torch.randperm(clips, generator=generator).tensor_split(math.ceil(clips / batch))
-
-
-def _optimiser(module: nn.Module, objective: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The optimiser of all that trains: matrices and convolutions decay, the rest does not."""
-    decays: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for name, parameter in (*module.named_parameters(), *objective.named_parameters()):
-        if parameter.requires_grad:
-            decays[parameter.ndim > 1 and "weight" in name.rpartition(".")[2]].append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": decays[True], "weight_decay": recipe.weight_decay},
-        {"params": decays[False], "weight_decay": 0.0},
-    ]
-    if recipe.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.max_lr, momentum=0.9, nesterov=True)
-    kind = torch.optim.Adam if recipe.optimiser == "adam" else torch.optim.AdamW
-    return kind(groups, lr=recipe.max_lr)
 
 
 @contextmanager

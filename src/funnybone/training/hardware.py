@@ -30,6 +30,10 @@ class Plain:
         A batch that does not divide evenly gives some processes more clips: a plain mean would count these for less.
         """
 
+    def gathered(self, tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        """Return these tensors of every process, in the order of their ranks; all processes have to ask."""
+        return [tensors]
+
     def wait(self) -> None:
         """Until all processes are here."""
 
@@ -55,6 +59,11 @@ class _Accelerated(Plain):
         mean = self._accelerator.reduce(share * torch.cat([tensor.flatten() for tensor in tensors]), "sum")
         for tensor, part in zip(tensors, mean.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
+
+    def gathered(self, tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        # As objects: processes with a clip more than others have longer tensors.
+        own = {key: value.detach().cpu() for key, value in tensors.items()}
+        return _accelerate().utils.gather_object([own])
 
     def wait(self) -> None:
         self._accelerator.wait_for_everyone()

@@ -32,8 +32,9 @@ class Batch:
     generator : torch.Generator
         The only source of chance but for the network's own.
     memory : dict of str to Tensor
-        What a method remembers from batch to batch. It is empty at the start of each epoch, so that a training that is
-        resumed goes on as it would have.
+        What a method remembers from batch to batch, and from epoch to epoch: what `Method.room` names, and nothing
+        else. It is empty before the first batch; a training that is resumed goes on with what a checkpoint has of it.
+        Where several processes divide the batches, each remembers what its own clips taught it.
     """
 
     clips: Clips
@@ -77,6 +78,21 @@ class Method:
 
         Parameters that want no gradient are not trained.
         """
+
+    def room(self, clips: Clips, batch: int) -> dict[str, Tensor]:
+        """Return what is remembered from batch to batch, at its longest, as tensors on the device ``meta``; nothing.
+
+        What is remembered after a batch has these names, types and shapes, but for the first axis, which may be
+        shorter. By this a checkpoint is told from one that would not do.
+
+        Parameters
+        ----------
+        clips : Clips
+            All that is trained on.
+        batch : int
+            Most clips of a batch.
+        """
+        return {}
 
     def taken(self, clips: Clips, generator: torch.Generator) -> Clips:
         """Return what is shown in place of a batch of training clips, before it is varied; the clips by default."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from funnybone.errors import DataError
@@ -86,6 +86,23 @@ class Heads:
         if self.rectified:
             return logits.relu() + (torch.matmul(hidden, self.weight2) + self.bias2[:, None]).relu()
         return logits + torch.matmul(hidden.relu(), self.weight2) + self.bias2[:, None]
+
+    def of(self, member: Int[Tensor, " N"]) -> "Heads":
+        """Return one network for each of N clips, that of the member which is named, for `apart`."""
+        return self.changed({name: getattr(self, name)[member] for name in _PARTS})
+
+    def apart(self, inputs: Float[Tensor, "N D"], logits: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
+        """Logits of each of N networks of its own clip alone.
+
+        Examples
+        --------
+        >>> heads = Heads.draw(3, 10, 8, 4, scale=1.0, generator=torch.Generator().manual_seed(0))
+        >>> inputs, logits = torch.ones(2, 10), torch.ones(2, 4)
+        >>> first = heads.of(torch.tensor([2, 0])).apart(inputs, logits)
+        >>> bool(torch.allclose(first[0], heads(inputs, logits)[2, 0]))
+        True
+        """
+        return self(inputs[:, None], logits[:, None])[:, 0]
 
     def changed(self, parts: Mapping[str, Any]) -> "Heads":
         """The same with other tensors."""

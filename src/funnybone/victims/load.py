@@ -67,6 +67,12 @@ def create_victim(
         path = packaged(name)
     elif not path.exists():
         raise _nothing_there(text, data)
+    elif path.suffix.lower() == ".onnx" and not _is_weights(path):
+        raise DataError(
+            f"{path}: an ONNX network, which cannot be loaded as a victim",
+            hint="write a function that returns fb.CallableVictim around onnxruntime's session.run, access='scores', "
+            "and name it: package.module:function",
+        )
     elif _is_checkpoint(path):
         raise DataError(
             f"{path}: a checkpoint does not say which joints, classes and preprocessing it was trained with",
@@ -77,12 +83,21 @@ def create_victim(
 
 def _is_checkpoint(path: Path) -> bool:
     """Whether a file is one of torch.save's, by how it begins; of weights files, which can have any name, none is."""
+    head = _head(path)
+    odd = head[:1] == b"\x80" or path.suffix.lower() in CHECKPOINTS
+    return path.is_file() and (head.startswith(b"PK\3\4") or (odd and not _is_weights(path)))
+
+
+def _is_weights(path: Path) -> bool:
+    """Whether a file begins as safetensors do."""
+    return _head(path)[8:] == b"{"  # behind the length of the header
+
+
+def _head(path: Path) -> bytes:
     if not path.is_file():
-        return False
+        return b""
     with path.open("rb") as file:
-        head = file.read(9)
-    weights = head[8:] == b"{"  # behind the length of the header
-    return head.startswith(b"PK\3\4") or (not weights and (head[:1] == b"\x80" or path.suffix.lower() in CHECKPOINTS))
+        return file.read(9)
 
 
 def _nothing_there(text: str, data: str | None) -> DataError:
