@@ -13,7 +13,7 @@ from funnybone.auditing import create_suite
 from funnybone.testing import linear_victim, random_clips
 
 LONG_ONES = ("accuracy_by", "black_box", "choose_basar", "choose_recipe", "front_ends", "projection", "quick_suite")
-LONG_ONES += ("defenses", "nobox", "smart_goals", "train_victims")
+LONG_ONES += ("defenses", "nobox", "smart_goals", "time_to_best", "train_victims")
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
