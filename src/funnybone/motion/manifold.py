@@ -2,8 +2,6 @@
 
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,9 +11,7 @@ from funnybone.errors import DataError
 from funnybone.motion.angles import AngleMotion, positions, to_angles, to_angles_near
 from funnybone.motion.dynamics import stencil
 from funnybone.motion.hinges import FARTHEST, farthest_bends, no_farther
-
-ACCURACY = 1e-10  # of the way that the iterations have to go, what may be left
-CHUNK = 2048  # angles whose paths are solved together: so many fit into a processor's cache
+from funnybone.motion.programmes import Paths, nearest_paths, programme
 
 
 def project_angles(
@@ -34,11 +30,8 @@ def project_angles(
     .. math:: \min_x \|x - \theta\|^2 + w \|\ddot x - \ddot x_{clean}\|^2
               \quad \text{subject to} \quad l \le x_t \le u,
 
-    where :math:`\ddot x` are second differences, per frame squared. All of them have one matrix,
-    :math:`H = I + w D^\top D`, factorised once for each length and weight. Where no limit is met the solution is a
-    product with its inverse; the others go on by Peaceman-Rachford splitting, a product and a clamp for each step,
-    whose error shrinks by at least :math:`(\sqrt\kappa - 1) / (\sqrt\kappa + 1)` with :math:`\kappa = 1 + 16 w`. So how
-    many steps are needed is known beforehand, and nothing has to be tuned. In float64 inside.
+    where :math:`\ddot x` are second differences, per frame squared. All of them have one matrix and are solved together
+    (`funnybone.motion.programmes`), in float64 inside. No gradient flows through the solution.
 
     With ``weight`` zero it is the projection onto the limits, and what it returns it returns again. With more, only
     what has the clean accelerations and keeps the limits comes back unchanged: each use draws the dynamics nearer.
@@ -50,7 +43,7 @@ def project_angles(
     lower, upper : Float[Tensor, "D"] or Float[Tensor, "N D"]
         Limits of each angle in radians, of all clips or of each; infinite where there is none.
     weight : float
-        Weight w of accelerations, at least zero. Steps grow with its square root.
+        Weight w of accelerations, at least zero.
     valid : Bool[Tensor, "N T"], optional
         Which frames count; an acceleration does where all three of its frames do. All of them by default.
 
@@ -62,7 +55,7 @@ def project_angles(
     References
     ----------
     Diao et al., "BASAR: Black-box Attack on Skeletal Action Recognition", CVPR 2021, manifold projection. The published
-    code gives this programme to a general interior-point solver. The splitting is that of Peaceman and Rachford, 1955.
+    code gives this programme to a general interior-point solver.
 
     Examples
     --------
@@ -97,10 +90,11 @@ def project_angles(
     patterns, which = counted.unique(dim=0, return_inverse=True)
     for place, pattern in enumerate(patterns):
         rows = (which == place).nonzero().flatten()
-        factors = _factors(tuple(pattern.tolist()), float(weight), theta.device)
+        shared = programme(tuple(pattern.tolist()), float(weight), theta.device)
         aim, still = (part[rows].double().movedim(1, 0).reshape(t, -1) for part in (theta, clean))
         floor, ceiling = (bound[rows].reshape(-1) for bound in (low, high))
-        found[rows] = _solved(aim, still, floor, ceiling, factors).reshape(t, -1, d).movedim(0, 1).to(theta.dtype)
+        solved = nearest_paths(Paths(aim, still, floor, ceiling), shared)
+        found[rows] = solved.reshape(t, -1, d).movedim(0, 1).to(theta.dtype)
     return torch.minimum(torch.maximum(found, low[:, None].to(theta)), high[:, None].to(theta))
 
 
@@ -221,44 +215,3 @@ def project(
 
 def _path(motion: AngleMotion) -> Tensor:
     return torch.cat([motion.root, motion.theta.flatten(3)], -1)
-
-
-class _Factors(NamedTuple):
-    """What solves programmes of one length and weight, float64."""
-
-    dynamics: Tensor  # w D'D
-    inverse: Tensor  # of I + w D'D
-    damped: Tensor  # inverse of I + w D'D + rho I
-    reflect: Tensor  # 2 rho damped - I
-    rho: float
-
-
-@lru_cache(maxsize=64)
-def _factors(counted: tuple[bool, ...], weight: float, device: torch.device) -> _Factors:
-    """Those for T - 2 accelerations that count or not."""
-    t = len(counted) + 2
-    with torch.inference_mode(False):
-        eye = torch.eye(t, dtype=torch.float64, device=device)
-        second = torch.diff(eye, n=2, dim=0) * torch.tensor(counted, dtype=eye.dtype, device=device)[:, None]
-        dynamics = weight * second.mT @ second
-        # Eigenvalues of the whole matrix lie between 1 and 1 + 16 w; this step shrinks all of them alike.
-        rho = math.sqrt(1 + 16 * weight)
-        damped = torch.linalg.inv((1 + rho) * eye + dynamics)
-        return _Factors(dynamics, torch.linalg.inv(eye + dynamics), damped, 2 * rho * damped - eye, rho)
-
-
-def _solved(aim: Tensor, still: Tensor, low: Tensor, high: Tensor, by: _Factors) -> Tensor:
-    """The paths (T, P) that solve P programmes whose limits are (P,)."""
-    wanted = aim + by.dynamics @ still
-    found = by.inverse @ wanted
-    bound = ((found < low) | (found > high)).any(0).nonzero().flatten()
-    if not len(bound):
-        return found.clamp(low, high)
-    steps = math.ceil(math.log(ACCURACY) / math.log((by.rho - 1) / (by.rho + 1)))
-    for part in bound.split(CHUNK):
-        floor, ceiling, path = low[part], high[part], found[:, part]
-        shift = 2 * by.damped @ wanted[:, part]
-        for _ in range(steps):
-            path = torch.addmm(shift, by.reflect, 2 * path.clamp(floor, ceiling) - path)
-        found[:, part] = path.clamp(floor, ceiling)
-    return found
