@@ -24,6 +24,7 @@ def run(script, *arguments):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_step_of_smart_and_whole_attacks_are_compared(tmp_path):
     out = tmp_path / "step.json"
     run("smart_step", "--clips", 2, "--repetitions", 1, "--steps", 4, "--json", out)

@@ -285,11 +285,11 @@ def test_the_mean_pose_of_hdm05_is_that_of_the_published_file():
     ("model", "options", "name"),
     [
         ("stgcn", {"width": 4}, "st-gcn"),
-        ("agcn", {"width": 8}, "2s-agcn"),
-        ("asgcn", {"width": 4}, "as-gcn"),
+        pytest.param("agcn", {"width": 8}, "2s-agcn", marks=pytest.mark.slow),
+        pytest.param("asgcn", {"width": 4}, "as-gcn", marks=pytest.mark.slow),
         ("sgn", {"width": 16}, "sgn"),
-        ("ctrgcn", {"width": 8}, "ctr-gcn"),
-        ("stgcnpp", {"width": 12}, "pyskl"),
+        pytest.param("ctrgcn", {"width": 8}, "ctr-gcn", marks=pytest.mark.slow),
+        pytest.param("stgcnpp", {"width": 12}, "pyskl", marks=pytest.mark.slow),
         ("stgcn", {"width": 4, "skeleton": HDM05_25}, "hdm05"),
     ],
 )
