@@ -126,6 +126,7 @@ def whole(begun):
         "succeeded": len(fallen),
         "ci95": wilson(len(fallen), len(attacked)),
         "queries_median": over("queries", median),
+        "queries_most": max((clip["queries"] for clip in attacked), default=0),
         **{name: over(name, torch.mean) for name in DEVIATIONS},
         "position_median_m": over("position_m", median),
         "on_manifold": sum(int(clip["on_manifold"]) for clip in fallen),
@@ -182,11 +183,13 @@ def draw(data, model, found):
     axes = figure.subplots(1, 2, sharex=True, sharey=True)
     for axis, key, title in zip(axes, CURVES, ("any motion", "natural motion"), strict=True):
         for place, (attack, one) in enumerate(found.items()):
-            last = max(one["queries_median"] or 0, 1)
+            last = max(one.get("queries_most") or one["queries_median"] or 0, 1)
             there = [(q, 1000 * d) for q, d in zip(one["curve"]["queries"], one["curve"][key], strict=True) if d]
             # The curve holds what was nearest so far; where an attack has ended, its line ends.
             there = [point for point in there if point[0] < last] + [(last, there[-1][1])] if there else []
-            axis.plot(*zip(*there, strict=True) if there else ([], []), color=f"C{place}", label=attack, lw=1.6)
+            axis.plot(
+                *zip(*there, strict=True) if there else ([], []), color=f"C{place}", label=attack, lw=1.6, marker="."
+            )
         axis.set(xscale="log", yscale="log", xlabel="queries", title=f"{model}, {data}: {title}")
         axis.xaxis.set_major_formatter("{x:,.0f}")
         for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
@@ -221,7 +224,10 @@ def page(result):
     for data in SPLITS:
         own = [cell for cell in cells() if cell[0] == data and name_of(cell) in records]
         if own:
-            parts.append(f"**{data}** ({SPLITS[data]}); displacements are medians over the clips that fell:")
+            parts.append(
+                f"**{data}** ({SPLITS[data]}); displacements are medians: in the end, over the clips that "
+                "fell; after so many queries, over all attacked, one that has not fallen being infinitely far:"
+            )
             parts.append(table(headers, [row(cell, records[name_of(cell)]) for cell in own]))
         for model in IN_FULL:
             found = {cell[2]: records[name_of(cell)] for cell in own if cell[1] == model}

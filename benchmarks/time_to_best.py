@@ -19,6 +19,7 @@ from safetensors import safe_open
 
 import funnybone as fb
 from funnybone.auditing.plan import choose
+from funnybone.defenses.retraining import EPOCHS
 
 
 def timed(defense, victim, clips, folder):
@@ -39,7 +40,8 @@ def timed(defense, victim, clips, folder):
     best = min(judged)[1]
     # SMART-AT tells of an epoch's steps, and judges before the next one's: the first of those, one step late.
     rounds = "rounds" in record
-    over = [when for share, when in stamps if share * len(losses) > best + (1 - 1e-6 if rounds else 1 + 1e-6)]
+    planned = len(losses) if rounds else defense.epochs or EPOCHS  # some recipes stop early
+    over = [when for share, when in stamps if share * planned > best + (1 - 1e-6 if rounds else 1 + 1e-6)]
     return {
         "settings": defense.settings(),
         "validation_loss": losses,

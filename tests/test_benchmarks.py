@@ -69,6 +69,12 @@ def test_distances_against_queries_are_drawn_as_far_as_an_attack_went(tmp_path, 
     once = (tmp_path / "figures" / "queries.data.model.svg").read_text()
     assert "<svg" in once
     black_box.draw("data", "model", found)
+    # A search by scores has nothing before half of the clips fell, and goes on until the last did.
+    late = {**curve, "position_m": [None, None, 0.1, 0.1], "natural_position_m": [None] * 4}
+    lines = []
+    monkeypatch.setattr(black_box.Figure, "savefig", lambda figure, *_, **__: lines.extend(figure.axes[0].lines))
+    black_box.draw("data", "model", {"late": {"queries_median": 90, "queries_most": 700, "curve": late}})
+    assert lines[0].get_xdata().tolist() == [100, 700]
     assert (tmp_path / "figures" / "queries.data.model.svg").read_text() == once
 
 

@@ -45,6 +45,12 @@ def test_descending_the_loss_reaches_the_goal(goal):
     pytest.fail("the loss does not lead to the goal")
 
 
+def test_more_others_than_there_are_is_refused():
+    for call in (AnythingButTop(3).loss, AnythingButTop(3).margin):
+        with pytest.raises(fb.DataError, match="there are 3 classes"):
+            call(torch.zeros(2, 3), torch.zeros(2, dtype=torch.long))
+
+
 def test_names_come_back():
     classes = ("walk", "jog")
     for text in ("ab", "ab3", "sa", "sa:1"):

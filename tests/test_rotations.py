@@ -17,6 +17,7 @@ from funnybone.motion.rotations import (
     rotvec,
     rotvec_of,
     shortest,
+    turned,
 )
 from funnybone.motion.unwrapping import held, nearest_turn, unwrapped
 
@@ -63,6 +64,17 @@ def test_matrices_and_quaternions_are_those_of_scipy():
     assert np.abs(matrix_of(quaternion(turns)).numpy() - expected.as_matrix()).max() < 1e-14
     found, wanted = quaternion(turns), torch.from_numpy(expected.as_quat(scalar_first=True))
     assert (found - wanted * (found * wanted).sum(-1, keepdim=True).sign()).abs().max() < 1e-14
+
+
+def test_a_vector_is_turned_as_by_the_matrix():
+    generator = torch.Generator().manual_seed(0)
+    turns = (
+        torch.randn(5, 1, 3, generator=generator, dtype=torch.float64)
+        * torch.tensor([0, 1e-9, 0.1, 1, 6])[:, None, None]
+    )
+    vectors = torch.randn(7, 3, generator=generator, dtype=torch.float64)
+    expected = (matrix(turns) @ vectors[..., None]).squeeze(-1)
+    torch.testing.assert_close(turned(turns, vectors), expected, rtol=0, atol=1e-14)
 
 
 def test_rotation_vectors_come_back():

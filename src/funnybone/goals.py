@@ -75,7 +75,7 @@ def log_odds(logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"], place: 
     >>> log_odds(torch.tensor([[200.0, 150.0, 0.0]]), torch.tensor([0]), place=2)
     tensor([200.])
     """
-    own, others = _own_and_others(logits, reference)
+    own, others = _own_and_others(logits, reference, place)
     return own - others[:, place - 1 :].logsumexp(1)
 
 
@@ -87,12 +87,14 @@ def lead(logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"], place: int 
     >>> lead(torch.tensor([[4.0, 3.0, 1.0], [4.0, 3.0, 1.0]]), torch.tensor([0, 2]))
     tensor([ 1., -3.])
     """
-    own, others = _own_and_others(logits, reference)
+    own, others = _own_and_others(logits, reference, place)
     return own - others[:, place - 1]
 
 
-def _own_and_others(logits: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-    """The reference class's logit, and the others' from the highest down."""
+def _own_and_others(logits: Tensor, reference: Tensor, place: int) -> tuple[Tensor, Tensor]:
+    """The reference class's logit, and the others' from the highest down, of which there are to be so many."""
+    if place >= logits.shape[1]:
+        raise DataError(f"there are {logits.shape[1]} classes", hint=f"it takes {place + 1} to be {place} others")
     others = logits.scatter(1, reference[:, None], -torch.inf).sort(dim=1, descending=True).values
     return logits.gather(1, reference[:, None]).squeeze(1), others[:, :-1]
 

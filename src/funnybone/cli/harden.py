@@ -89,6 +89,7 @@ def harden(
     from funnybone.data import datasets
     from funnybone.defenses import create_defense, defenses
     from funnybone.training import checkpoint_of
+    from funnybone.training.hardware import processes
     from funnybone.victims.files import parts_of, save_victim
     from funnybone.victims.hardened import Fitted, Hardened
 
@@ -98,6 +99,8 @@ def harden(
             f"--precision {precision}: defense {name}, as it is set, trains no network of the victim",
             hint="leave it out",
         )
+    if processes() > 1:
+        raise DataError("harden is one process, and there are several", hint="start it without torchrun or accelerate")
     split = test_part(data, split)
     loaded, clips = load([victim], data, split=None, frames=frames, device=choose_device(device))
     (base,) = loaded.values()

@@ -140,12 +140,11 @@ def _langevin(
 
 
 def diverged(what: str, settings: "BEAT") -> DataError:
-    """What to say of Langevin chains that ran away: nothing is trained on them."""
-    return DataError(
-        f"defense beat: {what} is no longer finite after {settings.langevin_steps} Langevin steps",
-        hint=f"lower langevin_step, now {settings.langevin_step:g}, or distance_weight, now "
-        f"{settings.distance_weight:g}",
-    )
+    """What to say of clips that ran away while they were drawn: nothing is trained on them."""
+    at_fault = ["radius"] if settings.adversary == "worst" else ["langevin_step", "distance_weight"]
+    said = ", or ".join(f"{name}, now {getattr(settings, name):g}" for name in at_fault)
+    weights = "; where the network's own weights are no longer finite, lr" if settings.full else ""
+    return DataError(f"defense beat: {what} is no longer finite", hint=f"lower {said}{weights}")
 
 
 def worst_cases(

@@ -108,8 +108,9 @@ class NaturalMotion:
         return _figures(clips, self.limits, motion, self.proportions, median_lengths(clips))
 
     def holds(self, clips: Clips) -> Bool[Tensor, " N"]:
-        """Return which clips are natural motion."""
-        return (self.figures(clips) <= self.thresholds.to(clips.xyz.device)).all(1)
+        """Return which clips are natural motion; none where a joint that is there is no number."""
+        there = torch.where(clips.valid[..., None, None], clips.xyz, 0).isfinite().flatten(1).all(1)
+        return there & (self.figures(clips) <= self.thresholds.to(clips.xyz.device)).all(1)
 
     def to(self, device: torch.device | str) -> "NaturalMotion":
         """Return the same on a device."""

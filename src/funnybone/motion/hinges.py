@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from funnybone.motion.angles import AngleMotion
-from funnybone.motion.rotations import matrix
+from funnybone.motion.rotations import turned
 from funnybone.motion.turns import turns
 from funnybone.skeletons import Skeleton
 
@@ -154,7 +154,7 @@ def _resting(motion: AngleMotion, joint: Hinges) -> tuple[Tensor, Tensor]:
 
 
 def _bend(turn: Tensor, near: Tensor, far: Tensor) -> Tensor:
-    return _between(near, (matrix(turn) @ far[..., None]).squeeze(-1))
+    return _between(near, turned(turn, far))
 
 
 def _between(one: Tensor, other: Tensor) -> Tensor:

@@ -31,7 +31,8 @@ def project_angles(
               \quad \text{subject to} \quad l \le x_t \le u,
 
     where :math:`\ddot x` are second differences, per frame squared. All of them have one matrix and are solved together
-    (`funnybone.motion.programmes`), in float64 inside. No gradient flows through the solution.
+    (`funnybone.motion.programmes`), in float64 inside. No gradient flows through
+    the solution, unless ``weight`` is zero.
 
     With ``weight`` zero it is the projection onto the limits, and what it returns it returns again. With more, only
     what has the clean accelerations and keeps the limits comes back unchanged: each use draws the dynamics nearer.

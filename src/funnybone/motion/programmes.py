@@ -59,7 +59,7 @@ class Programme(NamedTuple):
     steps: int  # that the sure one needs
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def programme(counted: tuple[bool, ...], weight: float, device: torch.device) -> Programme:
     """Return what programmes share whose T - 2 accelerations count or not, with one weight above zero."""
     with torch.inference_mode(False):
@@ -133,7 +133,8 @@ def nearest_paths(paths: Paths, by: Programme) -> Float64[Tensor, "T P"]:
     found = paths.still + by.inverse @ (paths.aim - paths.still)
     left = ((found < paths.low) | (found > paths.high)).any(0).nonzero().flatten()
     guesses = found[:, left]
-    steps = FIRST
+    # Elimination is many small steps, one frame after the other, which only a processor is good at.
+    steps = FIRST if left.device.type == "cpu" else by.steps
     while len(left) and steps < by.steps:
         waiting = []
         for part in torch.arange(len(left), device=left.device).split(CHUNK):
@@ -141,6 +142,7 @@ def nearest_paths(paths: Paths, by: Programme) -> Float64[Tensor, "T P"]:
             # Few paths need more than the first guess, but some of these need it exact.
             kind = torch.float32 if steps == FIRST else torch.float64
             guess = _split(some, guesses[:, part], by.guess, steps, kind)
+            guess = torch.where(guess.isfinite(), guess, guesses[:, part])  # beyond what float32 can tell
             path, settled = _active_sets(some, guess, by)
             found[:, left[part[settled]]] = path[:, settled]
             guesses[:, part] = guess

@@ -52,6 +52,21 @@ def matrix(rotvec: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
     return (1 - angle2 * half) * eye + _sinc(angle2) * once + half * _outer(rotvec, rotvec)
 
 
+def turned(rotvec: Float[Tensor, "*#batch 3"], vector: Float[Tensor, "*#batch 3"]) -> Float[Tensor, "*batch 3"]:
+    """Return vectors as rotation vectors turn them: as `matrix` does, with a tenth of its numbers.
+
+    Examples
+    --------
+    >>> turned(torch.tensor([0.0, 0.0, torch.pi / 2]), torch.tensor([1.0, 0.0, 0.0])).abs().round(decimals=4)
+    tensor([0., 1., 0.])
+    """
+    rotvec, vector = torch.broadcast_tensors(rotvec, vector)
+    angle2 = rotvec.square().sum(-1, keepdim=True)
+    half = _sinc(angle2 / 4).square() / 2
+    along = (rotvec * vector).sum(-1, keepdim=True)
+    return (1 - angle2 * half) * vector + _sinc(angle2) * torch.linalg.cross(rotvec, vector) + half * along * rotvec
+
+
 def quaternion(rotvec: Float[Tensor, "..."], *, dim: int = -1) -> Float[Tensor, "..."]:
     """Return the unit quaternion (w, x, y, z) of a rotation vector; one full turn more changes its sign.
 

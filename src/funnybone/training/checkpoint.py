@@ -112,7 +112,11 @@ def _check_memory(found: Mapping[str, Tensor], room: Mapping[str, Tensor]) -> No
     """Raise ValueError unless what was remembered fits in the room for it, with as many rows of each, and is finite."""
     if found.keys() != room.keys():
         missing, other = sorted(room.keys() - found.keys()), sorted(found.keys() - room.keys())
-        said = f"{', '.join(missing)} missing" if missing else f"{', '.join(other)} not of this training"
+        said = (
+            f"{', '.join(missing)} missing, as in files of older versions"
+            if missing
+            else f"{', '.join(other)} not of this training"
+        )
         raise ValueError(f"what is remembered from batch to batch: {said}")
     if len({len(value) for value in found.values() if value.ndim}) > 1:
         raise ValueError("what is remembered from batch to batch is not of one length")

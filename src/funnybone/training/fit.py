@@ -237,11 +237,14 @@ def _fit(
                 own, share = own_share(taken, place)
                 through = begun + (1 - begun) * (step + 0.5) / steps
                 batch = Batch(own, module, show, objective, through, generator, state.memory)
-                for _ in range(method.replays):
-                    loss = one_step(state, batch, method, recipe, place, share)
+                try:
+                    for _ in range(method.replays):
+                        loss = one_step(state, batch, method, recipe, place, share)
+                except DataError:
+                    _forget(checkpoint, place)
+                    raise
                 if not math.isfinite(loss):
-                    if checkpoint and place.rank == 0:  # it would lead here again, and stand in another recipe's way
-                        checkpoint.unlink(missing_ok=True)
+                    _forget(checkpoint, place)
                     raise DataError(
                         f"training {record.model}: the loss is {loss} in epoch {epoch + 1}, step {step + 1} of {steps}",
                         hint=f"it diverged; lower the learning rate (--lr), now {recipe.max_lr:g}",
@@ -270,6 +273,12 @@ def _fit(
         place.wait()
     module.load_state_dict(state.best)
     return module.cpu().eval(), state.epochs
+
+
+def _forget(checkpoint: Path | None, place: Plain) -> None:
+    """Remove the checkpoint of what diverged: it would lead there again, and stand in another recipe's way."""
+    if checkpoint and place.rank == 0:
+        checkpoint.unlink(missing_ok=True)
 
 
 def _impatient(epochs: Sequence[Epoch], patience: int | None) -> bool:

@@ -82,13 +82,14 @@ def hardware(device: torch.device | str = "cpu", precision: Precision = "fp32") 
     >>> hardware().ranks
     1
     """
-    processes = _processes()
-    if precision == "fp32" and processes == 1:
+    several = processes() > 1
+    if precision == "fp32" and not several:
         return Plain(device)
     return _Accelerated(precision, torch.device(device).type == "cpu")
 
 
-def _processes() -> int:
+def processes() -> int:
+    """Return how many processes torchrun, or accelerate launch, has started."""
     import os
 
     text = os.environ.get("WORLD_SIZE", "1")

@@ -67,7 +67,7 @@ def create_victim(
         path = packaged(name)
     elif not path.exists():
         raise _nothing_there(text, data)
-    elif path.suffix.lower() == ".onnx" and not _is_weights(path):
+    elif path.is_file() and path.suffix.lower() == ".onnx" and not _is_weights(path):
         raise DataError(
             f"{path}: an ONNX network, which cannot be loaded as a victim",
             hint="write a function that returns fb.CallableVictim around onnxruntime's session.run, access='scores', "
