@@ -53,7 +53,7 @@ def matrix(rotvec: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
 
 
 def turned(rotvec: Float[Tensor, "*#batch 3"], vector: Float[Tensor, "*#batch 3"]) -> Float[Tensor, "*batch 3"]:
-    """Return vectors as rotation vectors turn them: as `matrix` does, with a tenth of its numbers.
+    """Return vectors as rotation vectors turn them: as `matrix` does, without making one.
 
     Examples
     --------
