@@ -58,14 +58,14 @@ def timed(candidates, repetitions):
 
 
 def to_the_last_step(victim, clips, attack):
-    """Which clips fall at some step of an attack that lets none leave and computes gradients of weights along."""
+    """Which clips that are right fall at some step, if none may leave and gradients of weights are computed along."""
     problem = problem_for(victim, clips)
     xyz = attack.start(problem)
-    fallen = torch.zeros(len(clips), dtype=torch.bool)
+    right, fallen = victim.logits(clips.xyz).argmax(1) == clips.labels, torch.zeros(len(clips), dtype=torch.bool)
     for k in range(attack.steps + 1):
         xyz = xyz.detach().requires_grad_(True)
         logits = victim.logits(xyz)
-        fallen |= problem.goal.achieved(logits, problem.reference)
+        fallen |= right & problem.goal.achieved(logits, problem.reference)
         problem.goal.loss(logits, problem.reference).sum().backward()
         xyz = problem.constrain(attack.step(problem, xyz.detach(), xyz.grad, k))
         victim.module.zero_grad(set_to_none=True)

@@ -239,6 +239,28 @@ def test_likely_neighbours_climb_towards_their_label_and_worst_cases_descend(bas
     assert losses["sgld"] < clean < losses["worst"]
 
 
+@pytest.mark.parametrize("share", [0.25, 0.4, 1.0])
+def test_each_round_draws_adversaries_of_another_share_of_the_clips(base, clips, share):
+    posterior = Posterior(BEAT(**{**SMALL, "share": share, "radius": 0.02}), base, base, clips, None, 0)
+    count, drawn, states = math.ceil(share * len(clips)), [], [posterior.clean.inputs]
+    draw = posterior.adversaries
+
+    def spied(heads, part, turn, generator):
+        drawn.append(part)
+        return draw(heads, part, turn, generator)
+
+    posterior.adversaries = spied
+    for number in range(4):
+        known = posterior._renewed(posterior.heads, number, torch.Generator().manual_seed(number))
+        states.append(posterior.moved.inputs)
+        changed = (states[-1] != states[-2]).any(1)
+        assert int(changed.sum()) == count
+        assert {*drawn[-1].ids} == {clips.ids[place] for place in changed.nonzero().flatten().tolist()}
+        assert len(known.labels) == min(len(clips), (number + 1) * count)
+        assert not (known.inputs[:, None] == posterior.clean.inputs).all(2).any(), "clean clips are no adversaries"
+    assert torch.equal(posterior.moved.labels, clips.labels)
+
+
 @pytest.fixture
 def different(base):
     """Three members, whose weights are far from each other."""

@@ -33,7 +33,7 @@ class BEAT(Defense):
     lambda d(x, x~)) / Z`` with ``F = f(phi(x)) + g(x)``: g is the victim, f a network of two layers on its features or
     logits, of which the weights have a posterior. Each round draws adversaries from ``p(x~ | x, y)`` and motions from
     ``p(x)`` by Langevin dynamics, then weights by adaptive Hamiltonian Monte Carlo, of all chains at once. What the
-    victim shows of clean clips is asked once, of the others once a round. The hardened victim is an `Averaged`.
+    victim shows of clean clips is asked once, of the others when they are drawn. The hardened victim is an `Averaged`.
 
     Its adversaries are no worst cases: they climb towards their label, so they are likely motions near the clean one.
     ``adversary="worst"`` descends instead, within the ball that the others begin in; that is ours, to tell what an
@@ -90,6 +90,9 @@ class BEAT(Defense):
         sigma, as a share of the noise of temperature one; 5e-3 as released.
     adversary_power : float
         What the chains of p(x~ | x, y) raise it to: a factor of their gradient, and not of their noise.
+    share : float
+        Of the clips, in each round another: they get a new adversary, and the others keep theirs. 1: all, in each
+        round. Adversaries are nearly all that a fit costs.
     radius : float
         u, in metres: x~ begins within it of x, in each coordinate. Worst cases stay there, in steps of a quarter of it.
     distance_weight : float
@@ -165,6 +168,7 @@ class BEAT(Defense):
             "langevin_step": 2.0,
             "langevin_noise": 5e-3,
             "adversary_power": 1 / 32,
+            "share": 1.0,
             "radius": 0.1,
             "distance_weight": 1e-5,
             "position": False,
@@ -196,13 +200,14 @@ class BEAT(Defense):
     langevin_step: float = 1e-3
     langevin_noise: float = 5e-3
     adversary_power: float = 1.0
+    share: float = 0.2
     radius: float = 0.005
     distance_weight: float = 100.0
     orders: tuple[int, ...] = (1, 2, 3)
     position: bool = True
     partition: Literal["lse", "mean"] = "lse"
-    negatives: int = 50
-    buffer: int = 100
+    negatives: int = 10
+    buffer: int = 20
     anew: float = 0.05
     box: float = 1.0
     sampler: Literal["sghmc", "released"] = "sghmc"
@@ -235,12 +240,12 @@ class BEAT(Defense):
                 raise DataError(f"defense beat: {name} is {value}", hint=f"give at least {lowest}")
         if self.members > MOST_MEMBERS:
             raise DataError(f"defense beat: members is {self.members}", hint=f"give at most {MOST_MEMBERS}")
-        above = ("clean_weight", "langevin_step", "adversary_power", "radius", "box", "step_size", "friction", "prior")
-        for name in above:
+        above = ("clean_weight", "langevin_step", "adversary_power", "share", "radius", "box", "step_size")
+        for name in (*above, "friction", "prior"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise DataError(f"defense beat: {name} is {value}", hint="give a number above 0")
-        for name in ("friction", "anew"):
+        for name in ("friction", "anew", "share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise DataError(f"defense beat: {name} is {getattr(self, name)}", hint="give a share, at most 1")
         idle = ("surrogate", "noise") if self.full else ("epochs", "lr", "from_scratch")

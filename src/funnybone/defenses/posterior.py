@@ -56,9 +56,9 @@ class CheckpointRecord(BaseModel):
 class Posterior:
     """Draws weights given adversaries and adversaries given weights, round by round.
 
-    The base never changes, so what it shows of clean clips is asked once, and what it shows of the adversaries and of
-    the chains of p(x) once a round. All steps of the weights between are on these numbers alone and cost next to
-    nothing.
+    The base never changes, so what it shows of clean clips is asked once, and what it shows of adversaries and of the
+    chains of p(x) when they are drawn: of those of a share of the clips in each round, one share after the other. All
+    steps of the weights between are on these numbers alone and cost next to nothing.
 
     Parameters
     ----------
@@ -86,6 +86,7 @@ class Posterior:
         self.precision = _precision(self.heads, settings.prior)
         self.chain = begin(self.heads.flat())
         self.replay = Replay(settings.buffer, settings.anew, self._begin)
+        self.moved = self.clean  # where there is an adversary, what is seen of it
         self.samples: list[Tensor] = []
         self.best = self.heads.flat()
         self.rounds: list[Round] = []
@@ -114,7 +115,7 @@ class Posterior:
         now = self.heads.filled(self.chain.position)
         adversaries = negatives = None
         if settings.adversary_weight:
-            adversaries = self.adversaries(now, self.clips, number, generator)
+            adversaries = self._renewed(now, number, generator)
         if settings.motion_weight:
             negatives = self.negatives(now, generator)
         burning = number < settings.burn_in
@@ -136,7 +137,11 @@ class Posterior:
     ) -> Chain:
         """One step of the weights of all members, each on clips of its own."""
         settings, clips = self.settings, len(self.clean.labels)
-        rows = torch.randint(clips, (len(self.heads), settings.batch), generator=generator).to(self.base.device)
+        size = (len(self.heads), settings.batch)
+        rows = torch.randint(clips, size, generator=generator).to(self.base.device)
+        if adversaries is not None:
+            own = torch.randint(len(adversaries.labels), size, generator=generator).to(self.base.device)
+            adversaries = Seen(*(part[own] for part in adversaries))
         flat = self.chain.position.detach().requires_grad_(True)
         with torch.enable_grad():
             heads = self.heads.filled(flat)
@@ -163,12 +168,22 @@ class Posterior:
         logits = heads(self.clean.inputs[rows], self.clean.logits[rows])
         loss = settings.clean_weight * _cross_entropy(logits, self.clean.labels[rows])
         if adversaries is not None:
-            moved = heads(adversaries.inputs[rows], adversaries.logits[rows])
-            loss = loss + settings.adversary_weight * _cross_entropy(moved, adversaries.labels[rows])
+            moved = heads(adversaries.inputs, adversaries.logits)
+            loss = loss + settings.adversary_weight * _cross_entropy(moved, adversaries.labels)
         if negatives is not None:
             scores = [motion_score(part, settings).mean(1) for part in (heads(*negatives[:2]), logits)]
             loss = loss + settings.motion_weight * (scores[0] - scores[1])
         return loss
+
+    def _renewed(self, heads: Heads, number: int, generator: torch.Generator) -> Seen:
+        """Draw adversaries of the next share of the clips; return all that there are, older ones among them."""
+        count = math.ceil(self.settings.share * len(self.clips))
+        order = torch.randperm(len(self.clips), generator=self._chance(2 + self.settings.rounds)).to(self.base.device)
+        rows = order[(number * count + torch.arange(count, device=order.device)) % len(order)].sort().values
+        drawn = self.adversaries(heads, self.clips[rows], number, generator)
+        self.moved = Seen(*(old.index_copy(0, rows, new) for old, new in zip(self.moved, drawn, strict=True)))
+        known = order[: (number + 1) * count]
+        return Seen(*(part[known] for part in self.moved))
 
     def adversaries(self, heads: Heads, clips: Clips, turn: int, generator: torch.Generator) -> Seen:
         """Return what the base shows of one adversary of each clip, drawn from one member's conditional.
@@ -303,6 +318,7 @@ class Posterior:
     def _save(self, path: Path) -> None:
         tensors = {f"chain.{name}": value for name, value in self.chain._asdict().items()}
         tensors |= {"replay.xyz": self.replay.xyz, "replay.valid": self.replay.valid, "best": self.best}
+        tensors |= {"moved.inputs": self.moved.inputs, "moved.logits": self.moved.logits}
         tensors |= {f"samples.{index}": sample for index, sample in enumerate(self.samples)}
         stored = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
         write_tensors(path, stored, CheckpointRecord(run=self._run(), rounds=self.rounds))
@@ -318,12 +334,14 @@ class Posterior:
             tensors = {key: value.to(self.base.device) for key, value in tensors.items()}
             self.chain = Chain(**{name: tensors[f"chain.{name}"] for name in Chain._fields})
             self.replay.xyz, self.replay.valid = tensors["replay.xyz"], tensors["replay.valid"]
+            self.moved = self.clean._replace(inputs=tensors["moved.inputs"], logits=tensors["moved.logits"])
             kept = sum(key.startswith("samples.") for key in tensors)
             self.samples = [tensors[f"samples.{index}"] for index in range(kept)]
             self.best = tensors["best"]
         except KeyError as error:
             raise DataError(f"{path}: a damaged checkpoint: {error} is missing", hint=mend) from None
-        if self.best.shape[1:] != self.heads.flat().shape[1:] or self.chain.position.shape != self.heads.flat().shape:
+        weights, shown = self.heads.flat().shape, self.clean.inputs.shape
+        if self.best.shape[1:] != weights[1:] or self.chain.position.shape != weights or self.moved[0].shape != shown:
             raise DataError(f"{path}: a damaged checkpoint: weights of other networks", hint=mend)
         self.rounds = found.rounds
 
