@@ -12,8 +12,8 @@ import funnybone as fb
 from funnybone.auditing import create_suite
 from funnybone.testing import linear_victim, random_clips
 
-LONG_ONES = ("accuracy_by", "black_box", "choose_basar", "choose_recipe", "front_ends", "projection", "quick_suite")
-LONG_ONES += ("defenses", "nobox", "smart_goals", "time_to_best", "train_victims")
+LONG_ONES = ("accuracy_by", "black_box", "choose_basar", "choose_recipe", "choose_step_size", "front_ends")
+LONG_ONES += ("defenses", "projection", "quick_suite", "nobox", "smart_goals", "time_to_best", "train_victims")
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 

@@ -1,6 +1,9 @@
 """Samplers against posteriors whose moments are known, and the released optimiser, which does not pass."""
 
+import importlib
 import math
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ import torch.nn.functional as F
 from funnybone.defenses.beat import BEAT
 from funnybone.sampling import begin, move, released, sgld
 
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CHAINS = 2500
 CORRELATED = torch.tensor([[1.0, 0.8], [0.8, 1.5]])
 DEVIATIONS = 4.5  # standard errors that a moment may be off: one seed in 150,000 is worse
@@ -111,28 +115,9 @@ def test_a_logistic_posterior_has_the_moments_of_its_grid(generator):
     )
 
 
-def spread_and_offset(step_size, friction, burn_in, steps, generator):
-    """Chains on mini-batches of a logistic regression, against the normal distribution around its mode."""
-    x = torch.randn(500, 2, generator=generator)
-    y = (torch.rand(500, generator=generator) < (x @ torch.tensor([0.6, -1.2])).sigmoid()).float()
-    mode = torch.zeros(2)
-    for _ in range(20):
-        answer = (x @ mode).sigmoid()
-        curvature = (x * (answer * (1 - answer))[:, None]).T @ x + torch.eye(2) / 4
-        mode = mode - torch.linalg.solve(curvature, x.T @ (answer - y) + mode / 4)
-    chain = begin(torch.zeros(300, 2))
-    for k in range(burn_in + steps):
-        rows = torch.randint(500, (300, 64), generator=generator)
-        wrong = torch.einsum("sbd,sd->sb", x[rows], chain.position).sigmoid() - y[rows]
-        gradient = 500 * (wrong[..., None] * x[rows]).mean(1) + chain.position / 4
-        settings = {"step_size": step_size, "friction": friction, "adapt": k < burn_in}
-        chain = move(chain, gradient, **settings, generator=generator)
-    deviation = curvature.inverse().diagonal().sqrt()
-    offset = ((chain.position.mean(0) - mode) / deviation).abs().max()
-    return chain.position.std(0) / deviation, float(offset)
-
-
-def test_the_default_of_beat_finds_the_posterior_within_its_own_budget(generator):
+def test_the_default_of_beat_finds_the_posterior_within_its_own_budget(generator, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    spread_and_offset = partial(importlib.import_module("choose_step_size").spread_and_offset, 500)
     beat = BEAT()
     budget = (beat.friction, beat.steps * beat.burn_in, beat.steps * (beat.rounds - beat.burn_in), generator)
     spread, offset = spread_and_offset(beat.step_size, *budget)

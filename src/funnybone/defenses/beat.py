@@ -115,9 +115,9 @@ class BEAT(Defense):
         What moves the weights: see `funnybone.sampling`.
     step_size : float
         eps of it. Chosen on logistic regressions of 30 to 2000 clips, at the default steps, by the normal distribution
-        around their mode: 0.01 leaves the members' mean up to 11 of its standard deviations off, 0.03 at most 0.34 with
-        a spread within 8 %, 0.1 is up to 2.8 times too wide. Held-out training clips of SGN and the synthetic set do
-        not tell 0.01 to 0.04 apart, by their clean loss.
+        around their mode (``benchmarks/choose_step_size.py``): 0.01 leaves the members' mean up to 5.7 of its standard
+        deviations off, 0.03 at most 0.44 with a spread within 12 %, 0.1 is up to 2.9 times too wide. Held-out training
+        clips of SGN and the synthetic set do not tell 0.01 to 0.04 apart, by their clean loss.
     friction : float
         Share of the momentum that a step loses.
     prior : float or None
