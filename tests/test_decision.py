@@ -373,3 +373,26 @@ def test_queries_that_basar_does_not_need_change_nothing(synthetic):
     just = dataclasses.replace(attack, queries=int(ample.queries.max()) + len(FAR))(victim, clips)
     assert torch.equal(just.adversarial.xyz, ample.adversarial.xyz)
     assert torch.equal(just.queries, ample.queries)
+
+
+@pytest.mark.parametrize("project", [True, False])
+def test_basar_projects_a_clip_that_it_gives_up(project, synthetic, monkeypatch):
+    """Whoever stretches bones is seen through, so exploration finds nothing; the start's own natural motion does."""
+    monkeypatch.setattr("funnybone.attacks.basar.ROUNDS", 3)
+    clips = synthetic[::168]
+    clips = dataclasses.replace(clips, labels=torch.arange(len(clips)) % 2, classes=("one", "other"))
+    clean, start = clips[:1], clips[1:2]
+    lengths, begun = clips.skeleton.bone_lengths(clean.xyz), []
+
+    def answer(xyz):
+        far = (xyz - clean.xyz).abs().flatten(1).amax(1) > 1e-3
+        begun.extend(xyz[far][:1].clone() if not begun else ())
+        stretched = (clips.skeleton.bone_lengths(xyz) / lengths - 1).abs()[:, clean.valid[0]].flatten(1).amax(1)
+        start = (xyz == begun[0]).flatten(1).all(1) if begun else far
+        return (start | (far & (stretched < 1e-3))).long()
+
+    victim = fb.CallableVictim(answer, skeleton=clips.skeleton, classes=clips.classes, access="labels")
+    outcome = fb.create_attack("basar", project=project)(victim, clean, starts=start)
+    assert outcome.success.all()
+    assert bool(outcome.distances["bone_length_change"] < 1e-4) is project
+    assert outcome.provenance["natural"] == [project]

@@ -209,8 +209,7 @@ class BASARWalk(Walk):
             self.last |= ending
             self._step((ending & probing).nonzero().flatten())
             rows = (ending & ~probing).nonzero().flatten()
-            self._aim(rows)
-            self.stage[rows], self.tried[rows] = PROJECT, 0
+            self._onwards(rows, torch.ones_like(rows, dtype=torch.bool))
 
     def _pull(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         return ahead(self.xyz[rows], self.problem.clean[rows], self.pull[rows]), rows
@@ -251,7 +250,9 @@ class BASARWalk(Walk):
         self.spread[rows] *= torch.where(some, 1, SHRINK)
         self.tried[rows] = torch.where(some, 0, self.tried[rows] + 1)
         self.stage[rows] = torch.where(some, PROBE, EXPLORE)
-        self.done[rows] |= self.tried[rows] >= ROUNDS
+        given_up = rows[self.tried[rows] >= ROUNDS]
+        self.last[given_up] = True
+        self._onwards(given_up, torch.ones_like(given_up, dtype=torch.bool))
 
     def _probe(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         place, trial = self.open[rows].nonzero().unbind(1)
@@ -282,14 +283,16 @@ class BASARWalk(Walk):
         self.spread[rows], self.tried[rows] = spread, 0
         self.steps[rows] += 1
         self.last[rows] |= self.steps[rows] >= attack.steps
-        last = self.last[rows]
-        if attack.project:
-            due = last | (self.steps[rows] % attack.period == 0)
+        self._onwards(rows, self.last[rows] | (self.steps[rows] % attack.period == 0))
+
+    def _onwards(self, rows: Tensor, due: Bool[Tensor, " R"]) -> None:
+        """Project those that are due, the last time or by their period; without projection, end what is at its last."""
+        if self.attack.project:
             self._aim(rows[due])
-            self.stage[rows] = torch.where(due, PROJECT, EXPLORE)
+            self.stage[rows], self.tried[rows] = torch.where(due, PROJECT, EXPLORE), 0
         else:
             self.stage[rows] = EXPLORE
-            self.done[rows] |= last
+            self.done[rows] |= self.last[rows]
 
     def _aim(self, rows: Tensor) -> None:
         """Project clips, and keep where they come from."""
