@@ -30,6 +30,7 @@ IN_FULL = ("stgcn", "agcn", "ctrgcn", "sgn", "msg3d")
 OTHERS = ("hrnn", "asgcn", "dgnn", "stgcnpp", "skateformer", "frhead")
 # m, about 5, 10, 20, 50 and 100 mm a joint in root mean square. In small ones nobody leaves HDM05's distinct classes.
 BALLS = {"hdm05_11": (0.77, 1.9, 3.9), "utd_mhad": (0.19, 0.39, 0.77, 1.9)}
+BOTH = ("pgd", "smart")
 BATCH = 8  # clips, on a processor: of larger ones, activations leave the cache
 STEPS = 1000
 # Wang et al., CVPR 2021, success in percent, from the authors' talk; the slide does not print N of the pairs of ABN,
@@ -65,7 +66,7 @@ def cells():
                 yield data, model, "smart", goal, None
         for model in IN_FULL:
             for ball in BALLS[data]:
-                for attack in ("pgd", "smart"):
+                for attack in BOTH:
                     yield data, model, attack, "ab", ball
 
 
@@ -131,25 +132,23 @@ def row(cell, found):
 
 
 def beside_pgd(measured, data, model):
-    """SMART in each ball beside PGD at the same mean displacement of the clips that fell, between two of PGD's balls.
+    """SMART in each ball, and free, beside PGD at the same mean displacement of the clips that fell, between two balls.
 
     Success of both, and SMART's share of what PGD does to accelerations and bones. Nothing is said of displacements
     below or above those that PGD was measured at.
     """
-    found = [
-        {attack: measured.get(name_of((data, model, attack, "ab", ball))) for attack in ("pgd", "smart")}
-        for ball in BALLS[data]
-    ]
+    balls = (*BALLS[data], None)
+    pgd, smart = ([measured.get(name_of((data, model, attack, "ab", ball))) for ball in balls] for attack in BOTH)
     columns = ("position_m", "success", "acceleration", "bone_length_change")
-    points = [[pair["pgd"][key] for key in columns] for pair in found if pair["pgd"] and pair["pgd"]["succeeded"]]
+    points = [[found[key] for key in columns] for found in pgd if found and found["succeeded"]]
     if not points:
         return
     place, *lines = zip(*sorted(points), strict=True)
-    for ball, smart in zip(BALLS[data], (pair["smart"] for pair in found), strict=True):
-        if smart and smart["succeeded"] and place[0] <= smart["position_m"] <= place[-1]:
-            success, *done = (float(np.interp(smart["position_m"], place, line)) for line in lines)
-            shares = (smart[key] / value for key, value in zip(columns[2:], done, strict=True))
-            yield ball, smart["position_m"], smart["success"], success, shares
+    for ball, found in zip(balls, smart, strict=True):
+        if found and found["succeeded"] and place[0] <= found["position_m"] <= place[-1]:
+            success, *done = (float(np.interp(found["position_m"], place, line)) for line in lines)
+            shares = (found[key] / value for key, value in zip(columns[2:], done, strict=True))
+            yield ball, found["position_m"], found["success"], success, shares
 
 
 def page(result):
@@ -190,7 +189,7 @@ def page(result):
         equal = [
             [
                 model,
-                f"{ball:g}",
+                f"{ball:g}" if ball else f"none, {STEPS} steps",
                 f"{1000 * moved:.2f}",
                 *(f"{100 * x:.1f}" for x in both),
                 *(f"{x:.3f}" for x in shares),
@@ -201,7 +200,8 @@ def page(result):
         if equal:
             parts.append(
                 f"**{data}**, SMART beside PGD at the same mean displacement of the clips that fell, on the line "
-                "between two of PGD's balls. In one ball PGD fells as many or more, since it uses all of it:"
+                "between two of PGD's balls; PGD takes 100 steps, as SMART does in a ball. In one ball PGD fells as "
+                "many or more, since it uses all of it:"
             )
             head = ["victim", "ball m", "pos. mm", "SMART %", "PGD %", "acc., of PGD's", "bones, of PGD's"]
             parts.append(table(head, equal))
