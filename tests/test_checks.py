@@ -1,5 +1,7 @@
 """Warnings: given where they are due, and alone."""
 
+import itertools
+import json
 import re
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import pytest
 import torch
 
 import funnybone as fb
-from funnybone.auditing import checks
+from funnybone.auditing import checks, create_suite
 from funnybone.auditing.answers import Answer
 from funnybone.auditing.schema import PlannedSurrogate, VictimResult
 from funnybone.auditing.statistics import attack_result, surrogate_result, transfer_result, worst_case
@@ -165,6 +167,17 @@ def test_more_steps_have_to_fell_more():
     assert compared(*steps((10, 20), (100, 30), (50, 25))) == []
     (warning,) = compared(*steps((10, 30), (100, 20), (50, 25))[:2])
     assert (warning.code, "e1 fells 20 clips and e0 30" in warning.message) == ("MORE_STEPS_WORSE", True)
+
+
+def test_the_full_suite_has_entries_that_differ_by_their_steps_alone():
+    found = [entry.describe() for entry in create_suite("full").entries]
+    alike = [
+        (json.dumps([one["attack"], one["goal"], one["threat"], {**one["settings"], "steps": None}]), one)
+        for one in found
+        if "steps" in one["settings"]
+    ]
+    pairs = [(one, two) for (key, one), (other, two) in itertools.combinations(alike, 2) if key == other]
+    assert [(one["settings"]["steps"], two["settings"]["steps"]) for one, two in pairs] == [(25, 100)]
 
 
 def test_who_sees_less_has_to_fell_less():

@@ -168,7 +168,10 @@ def _full() -> Suite:
     balls = _balls(
         (1, 2, 5, 10, 20, 50, 100), (0.039, 0.077, 0.19, 0.39, 0.77, 1.9, 3.9), steps=100, step_sizes=(0.05, 0.05)
     )
-    white = [*balls, _entry("cascade", "cascade", Linf(0.010)), _entry("smart", "smart", Unbounded(), **smart)]
+    # When APGD shortens its steps hangs on how many it has, so that more of them can do worse: a check of the victim.
+    paces = [_entry(f"apgd-linf-10mm-{steps}steps", "apgd", Linf(0.010), steps=steps) for steps in (25, 100)]
+    cascade = _entry("cascade", "cascade", Linf(0.010))
+    white = [*balls, *paces, cascade, _entry("smart", "smart", Unbounded(), **smart)]
     return _suite("full", [*white, *_black_boxes(1000)], _transfer(200, smart))
 
 
@@ -235,7 +238,7 @@ def create_suite(name: str) -> Suite:
     Examples
     --------
     >>> len(create_suite("full").entries)
-    20
+    22
     """
     if name not in _SUITES:
         raise DataError(f"no suite is named {name!r}", hint=f"suites are {', '.join(_SUITES)}")
