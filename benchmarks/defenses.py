@@ -25,6 +25,7 @@ from funnybone.auditing.ledger import Ledger
 from funnybone.metrics.intervals import wilson
 from funnybone.metrics.natural import learn_natural_motion
 from funnybone.tables import rate
+from funnybone.victims.hardened import seconds_since_undefended
 
 PAGE = HERE.parent / "docs" / "defenses.md"
 MARKS = ("<!-- figures: made by benchmarks/defenses.py -->\n", "<!-- end of figures -->\n")
@@ -89,14 +90,15 @@ def name_of(cell, small=False):
 
 
 def harden(base, clips, recipe, seed, file):
-    """Fit a recipe and write the victim that came of it, and before it the seconds, unless a part was done earlier."""
+    """Fit a recipe and write the victim that came of it, which says how long it took unless a part was done earlier."""
     parts = [file.with_name(f"{file.name}.{place}.partial") for place in range(len(RECIPES[recipe]))]
     whole, began, victim = not any(part.exists() for part in parts), time.perf_counter(), base
     for part, (name, settings) in zip(parts, RECIPES[recipe], strict=True):
         chance = torch.Generator().manual_seed(seed)
         victim = fb.create_defense(name, **settings).fit(victim, clips, generator=chance, checkpoint=part)
+    if whole and parts:
+        victim.fit_seconds = seconds_since_undefended(base, time.perf_counter() - began)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.with_suffix(".seconds").write_text(str(time.perf_counter() - began) if whole and parts else "")
     fb.save_victim(file, victim)
     for part in parts:
         part.unlink(missing_ok=True)
@@ -276,8 +278,7 @@ def main():
             arguments.precision,
             arguments.small,
         )
-        seconds = file.with_suffix(".seconds").read_text()
-        found |= {"accuracy": accuracy(victim, test), "seconds": float(seconds) if seconds else None}
+        found |= {"accuracy": accuracy(victim, test), "seconds": victim.fit_seconds}
         results.add(name, found | {"recipe": RECIPES[recipe], "seed": seed})
 
 

@@ -1,6 +1,7 @@
 """``funnybone harden``: one file that every other command takes, or one line that says why not."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -210,8 +211,34 @@ def test_an_onnx_network_is_named_as_such_and_can_be_wrapped(files, onnx_file, c
     assert torch.allclose(victim.logits(clips.xyz), clips.xyz.flatten(1)[:, :1].expand(-1, 2))
 
 
-def test_the_same_command_gives_the_same_file(files):
-    assert harden("--set", "space=joint_angles", name="smoothing", out="a.safetensors") == 0
-    assert harden("--set", "space=joint_angles", name="smoothing", out="b.safetensors") == 0
+def test_the_same_command_gives_the_same_file_but_for_the_time_it_took(files):
+    victims = []
+    for name in ("a.safetensors", "b.safetensors"):
+        assert harden("--set", "space=joint_angles", name="smoothing", out=name) == 0
+        victims.append(fb.create_victim(name))
+        assert victims[-1].fit_seconds > 0
+        victims[-1].fit_seconds = None
+        fb.save_victim(name, victims[-1])
     assert (files / "a.safetensors").read_bytes() == (files / "b.safetensors").read_bytes()
-    assert torch.equal(fb.create_victim("a.safetensors").rest, fb.create_victim("b.safetensors").rest)
+    assert torch.equal(*(victim.rest for victim in victims))
+
+
+def test_the_time_of_a_fit_is_that_of_all_that_was_fitted_and_stands_in_audits(files, capsys):
+    assert harden(name="lowpass", out="low.safetensors") == 0
+    others = ["--data", "motion.npz", "--out", "both.safetensors"]
+    assert main(["harden", "smoothing", "--victim", "low.safetensors", *others]) == 0
+    low, both = (fb.create_victim(name).fit_seconds for name in ("low.safetensors", "both.safetensors"))
+    assert 0 < low < both
+    for name, after in (("low", 20.0), ("both", None)):  # a base that says nothing leaves nothing to be said
+        victim = fb.create_victim(f"{name}.safetensors")
+        victim.fit_seconds = after
+        fb.save_victim(f"{name}.safetensors", victim)
+    assert fb.create_victim("both.safetensors").base.fit_seconds == low
+    victims = {name: fb.create_victim(f"{name}.safetensors") for name in ("low", "both")}
+    found = fb.audit(victims, npz.read(files / "motion.npz"), suite="quick", limit=1, out="run").result
+    assert [victim.fit_seconds for victim in found.victims] == [20.0, None]
+    assert main(["compare", "run"]) == 0
+    said = capsys.readouterr().out
+    assert "fit s" in said
+    assert re.search(r"low +lowpass +20 ", said)
+    assert re.search(r"both +smoothing +- ", said)

@@ -308,6 +308,9 @@ def _about(
     def met(name: str, one: Victim) -> dict[str, Any]:
         return {"name": name, "defense": one.defense, "parameters": one.parameters, "observed": observed[name]}
 
+    def fitted(victim: Victim) -> dict[str, Any]:
+        return {"hardening": _hardening(victim, cast), "fit_seconds": victim.fit_seconds}
+
     contains = cast.seen_through()
     return About(
         data=data,
@@ -316,10 +319,7 @@ def _about(
         precision=precision,
         entries=[PlannedEntry(**entry.describe()) for entry in suite.entries],
         skipped=list(plan.skipped),
-        victims=[
-            PlannedVictim(**met(name, victim), hardening=_hardening(victim, cast))
-            for name, victim in cast.victims.items()
-        ],
+        victims=[PlannedVictim(**met(name, victim), **fitted(victim)) for name, victim in cast.victims.items()],
         surrogates=[
             PlannedSurrogate(**met(name, one), contains=contains[name]) for name, one in cast.surrogates.items()
         ],

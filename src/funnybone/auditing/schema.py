@@ -114,6 +114,7 @@ class VictimResult(Model):
     name: str
     defense: str | None
     hardening: Hardening | None = None  # null of a victim with nothing around it
+    fit_seconds: float | None = None  # wall time in which it was hardened, all defenses together; null if nobody said
     parameters: int | None
     clean: CleanResult
     attacks: list[AttackResult]
@@ -201,6 +202,7 @@ class PlannedVictim(Model):
     name: str
     defense: str | None
     hardening: Hardening | None = None
+    fit_seconds: float | None = None
     parameters: int | None
     observed: Observed
 

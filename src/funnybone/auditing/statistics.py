@@ -95,6 +95,7 @@ def victim_result(
         name=victim.name,
         defense=victim.defense,
         hardening=victim.hardening,
+        fit_seconds=victim.fit_seconds,
         parameters=victim.parameters,
         clean=_clean(clean),
         attacks=list(attacks),

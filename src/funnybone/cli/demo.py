@@ -1,5 +1,6 @@
 """What ``funnybone audit`` attacks when nobody names anything: the embedded victim, and the same hardened by BEAT."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ def harden(base: "Victim", folder: Path, *, frames: int, seed: int, resume: bool
     from funnybone.data import load_data
     from funnybone.defenses import create_defense
     from funnybone.victims import Hardened, save_victim
-    from funnybone.victims.hardened import Fitted
+    from funnybone.victims.hardened import Fitted, seconds_since_undefended
 
     defense = create_defense(DEFENSE, **SETTINGS)
     clips = choose(load_data(DATA, split=PART, frames=frames), TRAINING, seed)
@@ -47,12 +48,14 @@ def harden(base: "Victim", folder: Path, *, frames: int, seed: int, resume: bool
     checkpoint = path.with_name(f"{path.name}.partial")
     prepare(path, *([] if resume else [checkpoint]))
     note(f"{DEFENSE} on {base.name}: fitted first, on {len(clips)} training clips; then both are attacked")
+    resumed, began = checkpoint.exists(), time.monotonic()
     with progress(f"{DEFENSE} on {base.name}", "rounds") as tell:
         made = defense.fit(
             base, clips, generator=torch.Generator().manual_seed(seed), progress=tell, checkpoint=checkpoint
         )
     assert isinstance(made, Hardened)
     made.fitted = fitted
+    made.fit_seconds = None if resumed else seconds_since_undefended(base, time.monotonic() - began)
     save_victim(path, made)
     checkpoint.unlink(missing_ok=True)
     return made

@@ -91,7 +91,7 @@ def harden(
     from funnybone.training import checkpoint_of
     from funnybone.training.hardware import processes
     from funnybone.victims.files import parts_of, save_victim
-    from funnybone.victims.hardened import Fitted, Hardened
+    from funnybone.victims.hardened import Fitted, Hardened, seconds_since_undefended
 
     made = create_defense(name, preset=preset, **typed(f"defense {name}", defenses[name], set or []))
     if precision is not None and not made.trains:
@@ -125,6 +125,7 @@ def harden(
             f"{checkpoint}: there is a training that was interrupted, and {name} goes on with none",
             hint="give its own command again, remove it, or choose another --out",
         )
+    resumed = made.resumes and checkpoint.exists()
     told: list[Trained] = []
     more: dict[str, Any] = {"precision": precision or "fp32", "trained": told.append} if made.trains else {}
     began = time.monotonic()
@@ -139,6 +140,7 @@ def harden(
             **more,
         )
     seconds = time.monotonic() - began
+    hardened.fit_seconds = None if resumed else seconds_since_undefended(base, seconds)
     layer = hardened
     while isinstance(layer, Hardened) and layer.defense != name:  # what was in front of the victim still is
         layer = layer.base

@@ -14,7 +14,7 @@ from funnybone.units import UNITS
 Figure = Literal["robust", "success", "position"]
 FIGURES: tuple[Figure, ...] = get_args(Figure)
 STAR = "*"
-OF_VICTIMS = ("victim", "defense", "clean %", "worst case %")
+OF_VICTIMS = ("victim", "defense", "fit s", "clean %", "worst case %")
 WORST = OF_VICTIMS.index("worst case %")
 
 _ESCAPES = str.maketrans(
@@ -35,7 +35,7 @@ class Cell(NamedTuple):
 
 
 def headers(board: Leaderboard) -> tuple[str, ...]:
-    """Return the columns: victim, defense, clean accuracy, what all attacks together leave, and each attack."""
+    """Return the columns: of the victim, with what all attacks together leave, and then each attack."""
     return (*OF_VICTIMS, *board.attacks)
 
 
@@ -45,7 +45,8 @@ def cells(board: Leaderboard, line: Line, figures: Sequence[Figure]) -> list[Cel
     left = rate(worst.robust_accuracy, worst.robust_accuracy_ci95) if worst else MISSING
     if worst and not board.met_all(line):
         left += f", {len(line.attacks)} of {len(board.attacks)} attacks"
-    own = (line.name, line.victim.defense or MISSING, rate(clean.accuracy, clean.ci95), left)
+    took = number(line.victim.fit_seconds, 0)
+    own = (line.name, line.victim.defense or MISSING, took, rate(clean.accuracy, clean.ci95), left)
     attacks = ((name, line.attacks.get(name)) for name in board.attacks)
     return [
         *map(Cell, own),
@@ -136,7 +137,7 @@ def _note(board: Leaderboard, figures: Sequence[Figure], mark: str) -> str:
     return (
         f"Under each attack: {legend(board, figures)}; {mark}: the strongest alone. Worst case: accuracy left when "
         "each clip meets the attack that fools it; a victim that met fewer attacks than others stands last. Wilson "
-        "95 % intervals."
+        "95 % intervals. Fit: wall time of all that was fitted, where its file says so."
     )
 
 

@@ -220,8 +220,12 @@ def check_defense(defense: Any, victim: Victim, clips: Clips, *, resumes: bool =
     """
     before, xyz = victim.fingerprint, clips.xyz.clone()
     chance = torch.get_rng_state()
-    hardened = defense.fit(victim, clips, generator=torch.Generator().manual_seed(0))
+    told: list[Any] = []
+    trains = getattr(defense, "trains", False)
+    more = {"precision": "fp32", "trained": told.append} if trains else {}
+    hardened = defense.fit(victim, clips, generator=torch.Generator().manual_seed(0), **more)
     assert isinstance(hardened, Victim), f"fit returned {type(hardened).__name__}, not a victim"
+    assert bool(told) == trains, f"it says that it trains: {trains}; told of trainings: {len(told)}"
     assert hardened is not victim, "fit returned the victim that it was given"
     assert victim.fingerprint == before, "the base victim was changed"
     assert hardened.defense, "the hardened victim does not name its defense"

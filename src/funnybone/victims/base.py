@@ -37,6 +37,8 @@ class Victim(ABC):
         Number of weights, where known.
     defense : str or None
         What hardened it.
+    fit_seconds : float or None
+        Wall time in which it was hardened, with what it was put around; None where nobody said.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Victim(ABC):
     exact_gradients: bool = True
     parameters: int | None = None
     defense: str | None = None
+    fit_seconds: float | None = None
 
     @property
     @abstractmethod

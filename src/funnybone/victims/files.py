@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -44,6 +44,8 @@ class DefenseRecord(BaseModel):
         beside the network's. None where it trained the network itself.
     base : DefenseRecord or None
         How the victim was hardened that this is put around.
+    seconds : float or None
+        Wall time of the fit, and of those that made its base; None where nobody said.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")  # a defense may say more of itself
@@ -54,6 +56,7 @@ class DefenseRecord(BaseModel):
     form: str | None = None
     form_settings: dict[str, Any] = Field(default_factory=dict)
     base: "DefenseRecord | None" = None
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 
 
 def save_victim(path: Path | str, victim: Victim, *, accuracy: AccuracyRecord | None = None) -> WeightsRecord:
@@ -110,6 +113,8 @@ def parts_of(victim: Victim) -> tuple[TorchVictim, WeightsRecord, dict[str, Tens
     """
     network, said, tensors = _taken_apart(victim)
     record = network.record
+    if record is not None and record.defense is not None:
+        record = record.model_copy(update={"defense": record.defense | _timed(network)})
     if record is None:
         raise _unsaved(victim, f"the network of {network.name!r} has no record", "load it with create_victim, or train")
     named = (record.defense or {}).get("name")
@@ -150,10 +155,15 @@ def _taken_apart(victim: Victim) -> tuple[TorchVictim, dict[str, Any] | None, di
     }
     if victim.fitted is not None:
         said["fitted"] = victim.fitted.model_dump()
+    said |= _timed(victim)
     below = inner or (network.record.defense if network.record is not None else None)
     if below is not None:
         said["base"] = below
     return network, said, {INNER + key: value for key, value in tensors.items()} | victim.tensors()
+
+
+def _timed(victim: Victim) -> dict[str, Any]:
+    return {} if victim.fit_seconds is None else {"seconds": victim.fit_seconds}
 
 
 def load_victim(path: Path, name: str, *, device: str = "cpu", compile: bool | str = False) -> Victim:
@@ -186,6 +196,7 @@ def load_victim(path: Path, name: str, *, device: str = "cpu", compile: bool | s
         compile=compile,
         record=record,
     )
+    victim.fit_seconds = None if network is None else network.seconds
     victim = victim.to(device)
     tensors = load_defense_tensors(path)
     if not around:
@@ -247,5 +258,5 @@ def _restored(path: Path, base: Victim, layer: DefenseRecord, tensors: dict[str,
     except (TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError) as error:  # or what odd numbers provoke
         raise DataError(f"{path}: the record builds no hardened victim: {first_line(error)}") from None
     check_state(path, tensors, victim.tensors(), layer.form)
-    victim.defense_settings, victim.fitted = layer.settings, layer.fitted
+    victim.defense_settings, victim.fitted, victim.fit_seconds = layer.settings, layer.fitted, layer.seconds
     return victim

@@ -57,6 +57,19 @@ class Fitted(BaseModel):
         return cls(data=clips.name, split=split, n=len(clips), held_out=chose, seed=seed, sha256=content)
 
 
+def seconds_since_undefended(base: Victim, seconds: float) -> float | None:
+    """Return the wall time of a fit with those that made its base; None where the base's is not known.
+
+    Examples
+    --------
+    >>> from funnybone.testing import linear_victim, random_clips
+    >>> seconds_since_undefended(linear_victim(random_clips(2)), 2.5)
+    2.5
+    """
+    before = 0.0 if base.defense is None else base.fit_seconds
+    return None if before is None else before + seconds
+
+
 class Way(str):
     """What a way into a victim is called, which also says whether one answer of it is as good as many.
 
