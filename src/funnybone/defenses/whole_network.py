@@ -23,7 +23,7 @@ class WholeNetwork(Retraining):
 
     The released code has this as an option, with Adam; here it is trained as the victim was. Adversaries and chains of
     p(x) are made by the network in evaluation mode. The buffer of these lasts for the whole training, and checkpoints
-    have it; where several processes train, each keeps its own, drawn with the same random numbers.
+    have it; where several processes train, each keeps its own.
 
     Parameters
     ----------

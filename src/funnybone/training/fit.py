@@ -229,6 +229,9 @@ def _fit(
         total = 0.0
         with _seeded(seed, 1 + epoch, device) as generator:
             batches = _batches(len(clips), recipe.batch, generator)
+            # Which clips stand in a batch, and how they are varied, all processes draw alike; what a method does with
+            # its share of them each draws by itself.
+            apart = generator if place.ranks == 1 else _generator(seed, 1 + epoch, place.rank)
             for index, rows in enumerate(batches):
                 step, steps = epoch * len(batches) + index, epochs * len(batches)
                 for group in state.optimiser.param_groups:
@@ -236,7 +239,7 @@ def _fit(
                 taken = _varied(method.taken(clips[rows], generator), recipe, generator)
                 own, share = own_share(taken, place)
                 through = begun + (1 - begun) * (step + 0.5) / steps
-                batch = Batch(own, module, show, objective, through, generator, state.memory)
+                batch = Batch(own, module, show, objective, through, apart, state.memory)
                 try:
                     for _ in range(method.replays):
                         loss = one_step(state, batch, method, recipe, place, share)
@@ -313,11 +316,16 @@ def _seeded(seed: int, stage: int, device: torch.device | str) -> Iterator[torch
 
     Each epoch has its own, so that nothing but its number is needed to resume.
     """
-    own = int(np.random.SeedSequence([seed, stage]).generate_state(1, np.uint64)[0] >> 1)
+    generator = _generator(seed, stage)
     devices = [device] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(own)
-        yield torch.Generator().manual_seed(own)
+        torch.manual_seed(generator.initial_seed())
+        yield generator
+
+
+def _generator(*entropy: int) -> torch.Generator:
+    drawn = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(drawn >> 1))
 
 
 def _record(
