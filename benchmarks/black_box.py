@@ -39,7 +39,7 @@ CURVES = ("position_m", "natural_position_m")
 ATTACKS = {
     "basar": "basar",
     "basar, no projection": "basar project=false",
-    "basar, published": "basar tangent=published frequencies=None period=250 weight=1",
+    "basar, published": "basar tangent=published frequencies=None period=250 weight=1 heaviest=1",
     "hopskipjump, natural": "hopskipjump space=angles frequencies=8 queries=4000",
     "hopskipjump": "hopskipjump queries=4000",
     "hopskipjump, tangent": "hopskipjump jump=tangent queries=4000",

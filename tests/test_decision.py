@@ -9,7 +9,7 @@ import torch
 
 import funnybone as fb
 from funnybone.attacks import attacks
-from funnybone.attacks.basar import FAR, published_tangent, tangent
+from funnybone.attacks.basar import BASAR, FAR, published_tangent, tangent
 from funnybone.attacks.decision import DecisionAttack
 from funnybone.attacks.space_attack import BorderAttack, SpaceAttack
 from funnybone.attacks.spaces import Positions, manifold_of
@@ -228,6 +228,7 @@ def test_what_the_test_does_not_hold_is_not_said_to_be_natural():
         ("basar", {"spread": math.inf}),
         ("basar", {"joint_weights": (math.nan,)}),
         ("basar", {"weight": math.inf}),
+        ("basar", {"weight": 10.0, "heaviest": 1.0}),
         *((name, {"queries": 0}) for name in NAMES),
         *((name, {"tries": 0}) for name in NAMES),
         *((name, {"starts": 0}) for name in NAMES),
@@ -264,6 +265,26 @@ def test_the_published_tangent_is_neither_orthogonal_nor_as_long():
     assert cosine.abs().mean() > 0.005
     with pytest.raises(fb.DataError, match="as many frames as joints"):
         published_tangent(torch.randn(1, 1, 1, 4, 4, 3), torch.randn(1, 1, 4, 5, 3), torch.ones(1))
+
+
+def test_accelerations_weigh_more_after_a_projection_without_natural_motion(monkeypatch):
+    clips = random_clips(6, frames=30)
+    natural = learn_natural_motion(clips)
+    never, always = (
+        dataclasses.replace(natural, thresholds=torch.full_like(natural.thresholds, far)) for far in (0.0, math.inf)
+    )
+    walks, begin = [], BASAR.walk
+    monkeypatch.setattr(BASAR, "walk", lambda *given: walks.append(begin(*given)) or walks[-1])
+
+    def weights(known, preset=None, **settings):
+        attack = fb.create_attack("basar", preset=preset, steps=6, period=2, **settings)
+        attack(linear_victim(clips), clips, natural=known)
+        return walks[-1].weight.unique().tolist()
+
+    assert weights(never, weight=10.0, heaviest=500.0) == [500.0]
+    assert weights(always, weight=10.0)[0] == 10.0  # of some; others missed the goal
+    assert weights(None, weight=10.0) == [10.0]
+    assert weights(never, preset="published") == [1.0]
 
 
 POINTER = Skeleton("pointer", ("shoulder", "hand"), (-1, 0))

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from funnybone.attacks.base import register_attack
-from funnybone.attacks.decision import DecisionAttack, Questions, Walk, wide
+from funnybone.attacks.decision import DecisionAttack, Questions, Walk, like, wide
 from funnybone.attacks.problem import Problem
 from funnybone.attacks.spaces import manifold_of, smooth
 from funnybone.errors import DataError
@@ -23,6 +23,7 @@ PROBES = 500  # in all, before one of a clip's trials is taken as it is
 LONGEST_PROBE = 0.9
 NO_PULL = 1e-3
 SHRINK, FEW, MANY = 0.9, 0.2, 0.8
+HEAVIER = 10.0
 STUCK, UNSTUCK = 0.01, 5.0
 # Where a projected clip goes that misses the goal: away from the clean clip, along its own way, which stays as smooth;
 # then back to where it was before its dynamics were drawn to the clean ones, and from there away.
@@ -45,11 +46,14 @@ class BASAR(DecisionAttack):
     a projection may need are kept for it. A projection that misses the goal goes back towards where it was, in angles,
     so that no bone is broken: as far as its own pose within limits, and then away from the clean clip. What was
     projected and achieves the goal is kept apart, and the nearest of that is the result; without any, the nearest of
-    all.
+    all. With the ``natural`` of the call, its test is shown where each projection ended, which costs no query: where
+    that missed the goal or is no natural motion, the next one of this clip draws accelerations to the clean ones with
+    ten times the weight.
 
     Joint limits are those of ``natural``, or learned from the motions to start from.
 
-    Presets: ``published`` has the tangent, the exploration, the period and the weight of the published code.
+    Presets: ``published`` has the tangent, the exploration, the period and the weight of the published code, and no
+    heavier one.
 
     Parameters
     ----------
@@ -76,8 +80,8 @@ class BASAR(DecisionAttack):
         Project onto natural motion.
     period : int
         Steps between projections.
-    weight : float
-        Weight of accelerations in the projection.
+    weight, heaviest : float
+        Weight of accelerations in the projection: to begin with, and at most.
     queries, tries, starts
         As in `DecisionAttack`.
 
@@ -86,7 +90,7 @@ class BASAR(DecisionAttack):
     Diao et al., "BASAR: Black-box Attack on Skeletal Action Recognition", CVPR 2021. The constants are those of the
     published demonstration, whose distances of standardised coordinates were turned into metres: 0.1 of them is
     27 mm. The result is not: the fallback that keeps bones, the way beyond it, slow exploration, and which iterate is
-    kept are ours.
+    kept are ours, and weights that grow.
 
     Examples
     --------
@@ -98,7 +102,7 @@ class BASAR(DecisionAttack):
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "published": {"tangent": "published", "frequencies": None, "period": 250, "weight": 1.0}
+        "published": {"tangent": "published", "frequencies": None, "period": 250, "weight": 1.0, "heaviest": 1.0}
     }
 
     queries: int = 20_000
@@ -114,15 +118,17 @@ class BASAR(DecisionAttack):
     project: bool = True
     period: int = 20
     weight: float = 1000.0
+    heaviest: float = 1e7
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for what in ("steps", "trials", "period", "spread", "largest_spread", "reach"):
             if not 0 < getattr(self, what) < math.inf:
                 raise DataError(f"attack basar: {what} is {getattr(self, what)}", hint="give more than zero")
-        if not self.reach < 1 or not 0 <= self.weight < math.inf:
+        if not self.reach < 1 or not 0 <= self.weight <= self.heaviest < math.inf:
             raise DataError(
-                f"attack basar: reach is {self.reach}, weight {self.weight}", hint="reach below 1, weight not below 0"
+                f"attack basar: reach is {self.reach}, weight {self.weight}, heaviest {self.heaviest}",
+                hint="reach below 1, weight not below 0, nor above the heaviest",
             )
         numbers = (*(self.joint_weights or ()), *(value for cap in self.caps for value in cap))
         if not all(0 <= number < math.inf for number in numbers):
@@ -172,6 +178,7 @@ class BASARWalk(Walk):
         self.seen, self.open = torch.zeros(2, n, trials, dtype=torch.bool, device=of.device)
         if attack.project:
             self.manifold = manifold_of(problem)
+            self.weight = torch.full_like(self.pull, attack.weight)
             self.aim, self.own = torch.zeros_like(self.manifold.clean_paths).repeat(2, 1, 1, 1, 1)
 
     def ask(self) -> Questions:
@@ -296,10 +303,11 @@ class BASARWalk(Walk):
 
     def _aim(self, rows: Tensor) -> None:
         """Project clips, and keep where they come from."""
-        if len(rows):
-            manifold = self.manifold[rows]
-            self.own[rows] = manifold.limited(manifold.paths(self.xyz[rows]))
-            self.aim[rows] = manifold.projected(self.own[rows], self.attack.weight)
+        for weight in self.weight[rows].unique().tolist():
+            alike = rows[self.weight[rows] == weight]
+            manifold = self.manifold[alike]
+            self.own[alike] = manifold.limited(manifold.paths(self.xyz[alike]))
+            self.aim[alike] = manifold.projected(self.own[alike], weight)
 
     def _way(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         manifold, aim, own = self.manifold[rows], self.aim[rows], self.own[rows]
@@ -311,11 +319,20 @@ class BASARWalk(Walk):
         self.xyz[rows] = torch.where(wide(fooled), xyz, self.xyz[rows])
         self.tried[rows] += 1
         over = fooled | (self.tried[rows] == len(FAR))
+        self._weigh(rows[over], xyz[over], fooled[over])
         fine = over & (self.spread[rows] < STUCK)
         self.spread[rows] *= torch.where(fine, UNSTUCK, 1)
         self.tried[rows] = torch.where(over, 0, self.tried[rows])
         self.stage[rows] = torch.where(over, EXPLORE, PROJECT)
         self.done[rows] |= over & self.last[rows]
+
+    def _weigh(self, rows: Tensor, xyz: Tensor, fooled: Tensor) -> None:
+        """Draw clips closer to the clean dynamics next time where this projection made no natural motion."""
+        natural = self.problem.natural
+        if natural is not None and len(rows):
+            held = fooled & natural.holds(like(self.problem.clips, xyz, rows))
+            heavier = (HEAVIER * self.weight[rows]).clamp(max=self.attack.heaviest)
+            self.weight[rows] = torch.where(held, self.weight[rows], heavier)
 
 
 def ahead(
