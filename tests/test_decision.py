@@ -229,6 +229,9 @@ def test_what_the_test_does_not_hold_is_not_said_to_be_natural():
         ("basar", {"joint_weights": (math.nan,)}),
         ("basar", {"weight": math.inf}),
         ("basar", {"weight": 10.0, "heaviest": 1.0}),
+        ("basar", {"frequencies": 2.5}),
+        ("basar", {"caps": (0.1, 0.2)}),
+        ("basar", {"queries": 10**30}),
         *((name, {"queries": 0}) for name in NAMES),
         *((name, {"tries": 0}) for name in NAMES),
         *((name, {"starts": 0}) for name in NAMES),
@@ -241,6 +244,16 @@ def test_what_the_test_does_not_hold_is_not_said_to_be_natural():
 def test_settings_that_mean_nothing_are_refused(name, settings):
     with pytest.raises(fb.DataError, match=f"attack {name}"):
         fb.create_attack(name, **settings)
+
+
+@pytest.mark.parametrize("settings", [{"joint_weights": (1.0, 2.0)}, {"preset": "published"}], ids=str)
+def test_settings_that_do_not_fit_the_clips_are_refused_before_a_question(settings):
+    clips = random_clips(2, frames=6)
+    module = Counting(linear_victim(clips).module)
+    victim = fb.TorchVictim(module, skeleton=clips.skeleton, classes=clips.classes)
+    with pytest.raises(fb.DataError, match=r"attack basar: .* joints"):
+        fb.create_attack("basar", **settings).run(problem_of(victim, clips), lambda *_: None)
+    assert module.asked == 0
 
 
 def test_moves_of_exploration_are_orthogonal_to_the_way_and_as_long_as_said():
@@ -263,11 +276,9 @@ def test_the_published_tangent_is_neither_orthogonal_nor_as_long():
     assert (size / (0.1 * left[:, None])).mean() == pytest.approx(math.sqrt(25 / 60), abs=0.02)
     cosine = (move * way[:, None]).sum((2, 3, 4)) / (size * left[:, None])
     assert cosine.abs().mean() > 0.005
-    with pytest.raises(fb.DataError, match="as many frames as joints"):
-        published_tangent(torch.randn(1, 1, 1, 4, 4, 3), torch.randn(1, 1, 4, 5, 3), torch.ones(1))
 
 
-def test_accelerations_weigh_more_after_a_projection_without_natural_motion(monkeypatch):
+def test_the_last_projection_weighs_accelerations_more_until_motion_is_natural(monkeypatch):
     clips = random_clips(6, frames=30)
     natural = learn_natural_motion(clips)
     never, always = (
@@ -282,8 +293,9 @@ def test_accelerations_weigh_more_after_a_projection_without_natural_motion(monk
         return walks[-1].weight.unique().tolist()
 
     assert weights(never, weight=10.0, heaviest=500.0) == [500.0]
-    assert weights(always, weight=10.0)[0] == 10.0  # of some; others missed the goal
+    assert weights(always, weight=10.0)[0] == 10.0  # of others all projections missed the goal
     assert weights(None, weight=10.0) == [10.0]
+    assert weights(never, weight=0.0) == [0.0]
     assert weights(never, preset="published") == [1.0]
 
 

@@ -29,6 +29,17 @@ def natural(train):
     return learn_natural_motion(train)
 
 
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_clips_too_short_for_a_derivative_are_judged_by_what_is_left(frames):
+    clips = random_clips(8, frames=frames)
+    short = learn_natural_motion(clips)
+    assert short.figures(clips).isfinite().all()
+    assert short.holds(clips).all()
+    jumped = clips.xyz.clone()
+    jumped[:, :, -1] += 5
+    assert bool(short.holds(clips.with_xyz(jumped)).any()) == (frames == 1)  # there is nowhere to jump from
+
+
 def test_no_more_clips_are_flagged_than_stated(train, natural):
     assert natural.clips == len(train)
     assert natural.flagged <= 0.05 * (len(train) + 1)

@@ -1,7 +1,7 @@
 """BASAR: random exploration around a clip, aimed probing towards it, and projection onto natural motion."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from funnybone.attacks.base import register_attack
-from funnybone.attacks.decision import DecisionAttack, Questions, Walk, like, wide
-from funnybone.attacks.problem import Problem
+from funnybone.attacks.decision import DecisionAttack, Questions, Walk, WalkTrace, like, wide
+from funnybone.attacks.problem import Problem, Progress
 from funnybone.attacks.spaces import manifold_of, smooth
 from funnybone.errors import DataError
 
@@ -47,8 +47,8 @@ class BASAR(DecisionAttack):
     so that no bone is broken: as far as its own pose within limits, and then away from the clean clip. What was
     projected and achieves the goal is kept apart, and the nearest of that is the result; without any, the nearest of
     all. With the ``natural`` of the call, its test is shown where each projection ended, which costs no query: where
-    that missed the goal or is no natural motion, the next one of this clip draws accelerations to the clean ones with
-    ten times the weight.
+    none was natural motion, the last one is repeated with ten times the weight of accelerations, and ten times that,
+    until one is.
 
     Joint limits are those of ``natural``, or learned from the motions to start from.
 
@@ -81,7 +81,7 @@ class BASAR(DecisionAttack):
     period : int
         Steps between projections.
     weight, heaviest : float
-        Weight of accelerations in the projection: to begin with, and at most.
+        Weight of accelerations in the projection, and the largest in the last one.
     queries, tries, starts
         As in `DecisionAttack`.
 
@@ -89,8 +89,8 @@ class BASAR(DecisionAttack):
     ----------
     Diao et al., "BASAR: Black-box Attack on Skeletal Action Recognition", CVPR 2021. The constants are those of the
     published demonstration, whose distances of standardised coordinates were turned into metres: 0.1 of them is
-    27 mm. The result is not: the fallback that keeps bones, the way beyond it, slow exploration, and which iterate is
-    kept are ours, and weights that grow.
+    27 mm. The result is not: the fallback that keeps bones, the way beyond it, slow exploration, which iterate is
+    kept, and the last projection's growing weight are ours.
 
     Examples
     --------
@@ -130,22 +130,32 @@ class BASAR(DecisionAttack):
                 f"attack basar: reach is {self.reach}, weight {self.weight}, heaviest {self.heaviest}",
                 hint="reach below 1, weight not below 0, nor above the heaviest",
             )
+        if not all(isinstance(cap, Sequence) and len(cap) == 2 for cap in self.caps):
+            raise DataError(f"attack basar: caps {self.caps}", hint="give pairs of a distance and a spread")
         numbers = (*(self.joint_weights or ()), *(value for cap in self.caps for value in cap))
         if not all(0 <= number < math.inf for number in numbers):
             raise DataError(
                 f"attack basar: caps {self.caps}, joint weights {self.joint_weights}", hint="give numbers from zero on"
             )
-        if self.frequencies is not None and self.frequencies < 1:
-            raise DataError(f"attack basar: frequencies is {self.frequencies}", hint="give at least 1")
+        if self.frequencies is not None and (self.frequencies < 1 or self.frequencies != int(self.frequencies)):
+            raise DataError(f"attack basar: frequencies is {self.frequencies}", hint="give a whole number from 1 on")
         if self.tangent not in ("true", "published"):
             raise DataError(f"attack basar: no tangent {self.tangent!r}", hint="write true or published")
 
-    def walk(self, problem: Problem, start: Float[Tensor, "N M T V C"], started: Bool[Tensor, " N"]) -> "BASARWalk":
-        joints = problem.clean.shape[3]
+    def run(self, problem: Problem, progress: Progress) -> WalkTrace:
+        frames, joints, coordinates = problem.clean.shape[2:]
         if self.joint_weights is not None and len(self.joint_weights) != joints:
             raise DataError(f"attack basar: {len(self.joint_weights)} joint weights for {joints} joints")
-        if self.project and problem.clean.shape[-1] != 3:
+        if self.project and coordinates != 3:
             raise DataError("attack basar: joints have two coordinates", hint="give three, or project=false")
+        if self.tangent == "published" and frames < joints:
+            raise DataError(
+                f"attack basar: the published tangent needs as many frames as joints, there are {frames} and {joints}",
+                hint="tangent=true has no such limit",
+            )
+        return super().run(problem, progress)
+
+    def walk(self, problem: Problem, start: Float[Tensor, "N M T V C"], started: Bool[Tensor, " N"]) -> "BASARWalk":
         return BASARWalk(self, problem, start, started)
 
     def distance(
@@ -179,6 +189,7 @@ class BASARWalk(Walk):
         if attack.project:
             self.manifold = manifold_of(problem)
             self.weight = torch.full_like(self.pull, attack.weight)
+            self.natural = torch.zeros_like(self.done)  # whether a projection ended in natural motion
             self.aim, self.own = torch.zeros_like(self.manifold.clean_paths).repeat(2, 1, 1, 1, 1)
 
     def ask(self) -> Questions:
@@ -319,20 +330,29 @@ class BASARWalk(Walk):
         self.xyz[rows] = torch.where(wide(fooled), xyz, self.xyz[rows])
         self.tried[rows] += 1
         over = fooled | (self.tried[rows] == len(FAR))
-        self._weigh(rows[over], xyz[over], fooled[over])
+        ended = over & self.last[rows]
+        again = self._heavier(rows, xyz, fooled, ended)
         fine = over & (self.spread[rows] < STUCK)
         self.spread[rows] *= torch.where(fine, UNSTUCK, 1)
         self.tried[rows] = torch.where(over, 0, self.tried[rows])
-        self.stage[rows] = torch.where(over, EXPLORE, PROJECT)
-        self.done[rows] |= over & self.last[rows]
+        self.stage[rows] = torch.where(over & ~again, EXPLORE, PROJECT)
+        self.done[rows] |= ended & ~again
+        self._aim(rows[again])
 
-    def _weigh(self, rows: Tensor, xyz: Tensor, fooled: Tensor) -> None:
-        """Draw clips closer to the clean dynamics next time where this projection made no natural motion."""
+    def _heavier(
+        self, rows: Tensor, xyz: Tensor, fooled: Bool[Tensor, " R"], ended: Bool[Tensor, " R"]
+    ) -> Bool[Tensor, " R"]:
+        """Where none of a clip's projections was natural motion, the last one goes again: closer to clean dynamics."""
         natural = self.problem.natural
-        if natural is not None and len(rows):
-            held = fooled & natural.holds(like(self.problem.clips, xyz, rows))
-            heavier = (HEAVIER * self.weight[rows]).clamp(max=self.attack.heaviest)
-            self.weight[rows] = torch.where(held, self.weight[rows], heavier)
+        if natural is None:
+            return torch.zeros_like(ended)
+        of = fooled.nonzero().flatten()
+        if len(of):
+            self.natural[rows[of]] |= natural.holds(like(self.problem.clips, xyz[of], rows[of]))
+        heavier = (HEAVIER * self.weight[rows]).clamp(max=self.attack.heaviest)
+        again = ended & ~self.natural[rows] & (heavier > self.weight[rows])
+        self.weight[rows] = torch.where(again, heavier, self.weight[rows])
+        return again
 
 
 def ahead(
@@ -370,15 +390,9 @@ def published_tangent(
 ) -> Float[Tensor, "B R M T V C"]:
     """Return the moves of the published code, for comparison: square noise, cut off, and a matrix product for a dot.
 
-    For each coordinate ``R[:, :V] - (R @ d) * d`` with ``R`` of T by T numbers: shorter than `tangent` by the root of
-    V / T, and orthogonal to nothing.
+    For each coordinate ``R[:, :V] - (R @ d) * d`` with ``R`` of T by T numbers, so T is not below V: shorter than
+    `tangent` by the root of V / T, and orthogonal to nothing.
     """
-    if way.shape[3] > noise.shape[4]:
-        raise DataError(
-            f"attack basar: the published tangent needs as many frames as joints, there are {way.shape[2]} and "
-            f"{way.shape[3]}",
-            hint="tangent=true has no such limit",
-        )
     left = torch.linalg.vector_norm(way, dim=(1, 2, 3), keepdim=True)[:, None]
     direction = (way[:, None] / left.clamp(min=torch.finfo(way.dtype).tiny)).nan_to_num(0)
     size = torch.linalg.vector_norm(noise, dim=(2, 3, 4), keepdim=True)

@@ -27,7 +27,7 @@ from funnybone.victims.access import Access
 
 # Queries after which the distance is noted, 1, 2, 5, 10 and so on: a curve for every budget that anybody asks for.
 MARKS = tuple(digit * 10**power for power in range(6) for digit in (1, 2, 5))
-NOT_HELD = 1e4  # metres
+MOST = 10**9
 DRAWS_OF_A_TICK = 64  # more than any walk draws in a tick
 
 
@@ -157,8 +157,8 @@ class DecisionAttack(Attack):
 
     def __post_init__(self) -> None:
         for what in ("queries", "tries", "starts"):
-            if getattr(self, what) < 1:
-                raise DataError(f"attack {self.name}: {what} is {getattr(self, what)}", hint="give at least 1")
+            if not 1 <= getattr(self, what) <= MOST:
+                raise DataError(f"attack {self.name}: {what} is {getattr(self, what)}", hint=f"give 1 to {MOST:,}")
         if self.starts > self.tries:
             raise DataError(f"attack {self.name}: {self.starts} starts in {self.tries} tries", hint="give more tries")
 
@@ -203,12 +203,13 @@ class DecisionAttack(Attack):
             walk.tick += 1
             share = torch.where(walk.done, 1.0, book.asked / self.queries)
             progress(int(share.sum()), int(book.best.found.sum()), total)
-        xyz = torch.where(wide(book.natural.found), book.natural.xyz, book.best.xyz)
+        xyz = torch.where(wide(book.made.found), book.made.xyz, book.best.xyz)
+        xyz = torch.where(wide(book.natural.found), book.natural.xyz, xyz)
         fallen = book.best.found
         if balls:
             xyz, fallen = brought_inside(book, whole, xyz)
         progress(total, int(fallen.sum()), total)
-        natural = fallen & book.natural.held & (xyz == book.natural.xyz).flatten(1).all(1)
+        natural = fallen & book.natural.found & (xyz == book.natural.xyz).flatten(1).all(1)
         return WalkTrace(
             xyz, fallen, walk.steps, torch.zeros_like(fallen), book.best.curve, book.natural.curve, natural
         )
@@ -265,11 +266,6 @@ class Kept:
     def found(self) -> Bool[Tensor, " N"]:
         return self.distance.isfinite()
 
-    @property
-    def held(self) -> Bool[Tensor, " N"]:
-        """Where what was found is natural motion by the test, if there is one."""
-        return self.distance < NOT_HELD
-
     def note(
         self,
         problem: Problem,
@@ -279,7 +275,6 @@ class Kept:
         asked: Int[Tensor, " N"],
     ) -> None:
         """Keep what is nearer than what was kept; ``distance`` is infinite where the goal is missed."""
-        distance = distance.double()  # what is far for not being held is told apart all the same
         least = self.distance.scatter_reduce(0, owner, distance, "amin")
         better = (distance < self.distance[owner]) & (distance == least[owner])
         place = torch.where(better, torch.arange(len(owner), device=owner.device), -1)
@@ -290,7 +285,7 @@ class Kept:
             self.xyz[changed], self.distance = chosen, least
             clips = problem.clips
             moved = joint_displacement(clips.xyz[changed], chosen, clips.valid[changed])
-            self.position[changed] = torch.where(self.held[changed], moved, torch.inf)
+            self.position[changed] = moved
         self.curve = torch.where(_marks(asked.device) >= asked[:, None], self.position[:, None], self.curve)
 
 
@@ -309,7 +304,8 @@ class Book:
 
     def __init__(self, attack: DecisionAttack, problem: Problem, kept_back: int) -> None:
         self.attack, self.problem, self.kept_back = attack, problem, kept_back
-        self.best, self.natural = Kept.nothing(problem.clean), Kept.nothing(problem.clean)
+        # Of all, of what the walk makes as natural motion, and of that what the test (if any) takes for such.
+        self.best, self.made, self.natural = (Kept.nothing(problem.clean) for _ in range(3))
         self.spent = torch.zeros_like(self.best.distance, dtype=torch.bool)
         self.asked = torch.zeros_like(self.spent, dtype=torch.long)  # queries about each clip
 
@@ -342,9 +338,9 @@ class Book:
         distance = self.attack.distance(problem, xyz, owner).double().masked_fill(~fooled, torch.inf)
         self.best.note(problem, xyz, owner, distance, self.asked)
         if natural is not None:
-            # What the test does not take for natural is kept only where there is nothing else.
             distance = distance.masked_fill(~natural, torch.inf)
-            distance = distance + torch.where(self._held(xyz, owner, distance), 0, NOT_HELD)
+            self.made.note(problem, xyz, owner, distance, self.asked)
+            distance = distance.masked_fill(~self._held(xyz, owner, distance), torch.inf)
             self.natural.note(problem, xyz, owner, distance, self.asked)
         return fooled, labels
 

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from torch.nn.functional import pad
 
 from funnybone.clips import Clips
 from funnybone.errors import DataError
@@ -292,7 +293,11 @@ def _figures(
         for order in (1, 2, 3)
     )
     means = [masked_mean(size, there[..., None]) for size, there in (speed, acceleration, jerk)]
-    largest = [torch.where(there[..., None], size, 0).amax((1, 2, 3)) for size, there in (speed, acceleration, jerk)]
+    # A frame of zeros beside them: clips may have too few frames for any.
+    largest = [
+        pad(torch.where(there[..., None], size, 0), (0, 0, 0, 1)).amax((1, 2, 3))
+        for size, there in (speed, acceleration, jerk)
+    ]
     found = {
         "bone_change": _bone_change(clips, lengths),
         "speed": largest[0],
