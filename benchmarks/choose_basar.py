@@ -32,6 +32,7 @@ LINES = (
     "frequencies=8 period=20 weight=1",
     "frequencies=8 period=20 weight=100",
     "frequencies=8 period=20 weight=1000",
+    "frequencies=8 period=20 weight=1000 heaviest=1000",
     "frequencies=8 period=50 weight=1000",
     "frequencies=8 period=250 weight=1000",
 )

@@ -183,9 +183,12 @@ def project(
 
     Inverse kinematics from the clean pose, `project_angles`, elbows and knees that bend too far back towards the clean
     pose, and forward kinematics. The path of the root is kept to
-    the clean accelerations as angles are, and has no limits. Frames that are not valid are zero. Angles that are read
-    back from the result may be a few hundredths of a radian beyond a limit: where a twist was cut off at one joint, it
-    shows at the next.
+    the clean accelerations as angles are, and has no limits. Frames that are not valid are zero.
+
+    The angles that made the result are within limits. Those that are read back from it may be others of the same
+    positions, and far beyond: nobody sees how a bone is turned about itself, so a twist that was cut off at one joint
+    shows at the next. With ``weight`` zero the projection of angles is idempotent (`project_angles`), that of positions
+    only where no limit is in the way.
 
     Parameters
     ----------
