@@ -1,11 +1,12 @@
 """Black-box attacks on trained victims: how near they come to the clean motion, how natural, after how many queries.
 
 Each cell (data, victim, attack) is written as it ends and never measured again; while it is under way its clips are, a
-few minutes' worth at a time. So the script can be stopped and started again. What natural motion is, is learned from
-the training subjects; attacks start from test clips of other classes, as the published code does. Weights files are
-those of `train_victims.py`.
+few minutes' worth at a time, in an order drawn from a seed. So the script can be stopped and started again, and with
+`--first N` it leaves every cell at its first N clips. What natural motion is, is learned from the training subjects;
+attacks start from test clips of other classes, as the published code does. Weights files are those of
+`train_victims.py`.
 
-    python benchmarks/black_box.py --weights FOLDER --data FOLDER [--only CELL ...] [--limit 32] [--json FILE]
+    python benchmarks/black_box.py --weights FOLDER --data FOLDER [--only CELL ...] [--limit 32] [--first 8]
     python benchmarks/black_box.py --docs
 """
 
@@ -61,10 +62,15 @@ def cells():
         yield from (("utd_mhad", model, attack) for model in OTHERS)
 
 
-def measure(victim, clips, starts, natural, text, begun, keep, threat=None):
-    """One cell, a few clips at a time; what a clip is given does not depend on those beside it.
+def in_any_order(clips, seed):
+    """The clips in an order drawn from a seed, so that those of a cell under way are a sample of all."""
+    return clips[torch.randperm(len(clips), generator=torch.Generator().manual_seed(seed))]
 
-    ``begun`` has the clips that are done, and ``keep`` is called when there are more.
+
+def measure(victim, clips, starts, natural, text, begun, keep, threat=None, first=None):
+    """Measure a cell's clips, or the ``first`` of them: a few at a time, and none's result depends on those beside it.
+
+    ``begun`` has the clips that are done, and ``keep`` is called when there are more. Return the record of these.
     """
     attack = attack_from(text)
     settings = json.loads(json.dumps(attack.settings()))  # as they are read back
@@ -72,8 +78,9 @@ def measure(victim, clips, starts, natural, text, begun, keep, threat=None):
     if begun.get("settings") != settings or known != list(clips.ids[: len(known)]):
         begun.update(settings=settings, seconds=0.0, clips=[])
     size = 1
-    while (done := len(begun["clips"])) < len(clips):
-        began, some = time.perf_counter(), clips[done : done + size]
+    wanted = len(clips[:first])
+    while (done := len(begun["clips"])) < wanted:
+        began, some = time.perf_counter(), clips[done : min(done + size, wanted)]
         chance = torch.Generator().manual_seed(0)
         if threat is None:
             outcome = attack(victim, some, starts=starts, natural=natural, generator=chance)
@@ -245,6 +252,7 @@ def natural_of(folder, data, frames):
 
 def main():
     parser = arguments_of(__doc__, results="basar.json", example="hdm05_11-sgn-basar", limit=32)
+    parser.add_argument("--first", type=int, help="take up a cell's first clips alone, and leave it under way")
     arguments = parser.parse_args()
     results = Results(arguments.json)
     if arguments.docs:
@@ -258,13 +266,14 @@ def main():
             continue
         test, natural = (find(arguments.data, data, victim.frames) for find in (clips_of, natural_of))
         limit = min(arguments.limit or len(test), OF_OTHERS if model in OTHERS and arguments.limit else len(test))
-        clips, so_far = choose(test, limit, seed=0), begun.setdefault(name, {})
+        clips, so_far = in_any_order(choose(test, limit, seed=0), seed=0), begun.setdefault(name, {})
         text, threat = ATTACKS.get(attack) or BY_SCORES[attack], None
         if attack in BY_SCORES:
             threat = fb.threat.Linf(BALLS[data])
-        record = measure(victim, clips, test, natural, text, so_far, results.write, threat)
-        del begun[name]
-        results.add(name, record)
+        record = measure(victim, clips, test, natural, text, so_far, results.write, threat, arguments.first)
+        if record["n"] == len(clips):
+            del begun[name]
+            results.add(name, record)
 
 
 if __name__ == "__main__":

@@ -85,9 +85,9 @@ def test_a_cell_of_black_boxes_survives_a_kill(tmp_path, monkeypatch):
     clips = random_clips(5)
     natural, victim = fb.metrics.learn_natural_motion(clips), linear_victim(clips)
 
-    def measured(results, keep):
+    def measured(results, keep, **limits):
         begun = results.all.setdefault("begun", {}).setdefault("cell", {})
-        return black_box.measure(victim, clips, clips, natural, "hopskipjump steps=2 probes=20", begun, keep)
+        return black_box.measure(victim, clips, clips, natural, "hopskipjump steps=2 probes=20", begun, keep, **limits)
 
     def killed():
         killed_one.write()
@@ -98,8 +98,12 @@ def test_a_cell_of_black_boxes_survives_a_kill(tmp_path, monkeypatch):
         measured(killed_one, killed)
     again, straight = cells.Results(tmp_path / "killed.json"), cells.Results(tmp_path / "straight.json")
     parts = []
+    found = measured(again, lambda: parts.append(len(again.all["begun"]["cell"]["clips"])), first=3)
+    assert found["n"] == 3
+    found = measured(again, lambda: parts.append(len(again.all["begun"]["cell"]["clips"])), first=2)
+    assert found["n"] == 3  # nothing is lost
     found = measured(again, lambda: parts.append(len(again.all["begun"]["cell"]["clips"])))
-    assert parts == [2, 4, 5]  # the first was not attacked again
+    assert parts == [2, 3, 4, 5]  # none was attacked again
     expected = measured(straight, straight.write)
     assert json.loads(json.dumps(found | {"seconds": 0})) == json.loads(json.dumps(expected | {"seconds": 0}))
     assert found["succeeded"] == 5
