@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from funnybone.defenses.beat import BEAT
-from funnybone.defenses.joint_model import Replay, likely_motions, motion_distance, near, neighbours, worst_cases
+from funnybone.defenses.joint_model import (
+    Replay,
+    likely_motions,
+    motion_distance,
+    near,
+    neighbours,
+    new_chains,
+    worst_cases,
+)
 from funnybone.defenses.posterior import Posterior
 from funnybone.defenses.whole_network import WholeNetwork
 from funnybone.errors import DataError
@@ -121,6 +129,18 @@ def test_the_buffer_fills_to_its_size_goes_on_and_begins_a_share_anew(generator)
     forgets.put(xyz + 1, valid, rows)
     assert len(forgets.xyz) == 0
     assert (forgets.take(5, generator)[0] == -1).all()
+
+
+def test_chains_begin_at_training_clips_or_anywhere():
+    clips, chance = random_clips(5), torch.Generator().manual_seed(0)
+    xyz, valid = new_chains(clips, 8, BEAT(radius=0.01), chance)
+    far = (xyz[:, None] - clips.xyz).abs().flatten(2).amax(2).amin(1)
+    assert 0 < far.min() <= far.max() <= 0.01 + 1e-6
+    assert valid.shape == clips.valid[:1].expand(8, -1, -1).shape
+    anywhere, _ = new_chains(clips, 8, BEAT(box=0.2), chance)
+    assert 0.15 < anywhere.abs().max() <= 0.2
+    nothing, _ = new_chains(clips, 0, BEAT(), chance)
+    assert nothing.shape == (0, *clips.xyz.shape[1:])
 
 
 def test_the_base_is_bit_identical_and_the_seed_repeats(base, clips):

@@ -10,9 +10,19 @@ import pytest
 
 import funnybone as fb
 from funnybone.auditing import create_suite
+from funnybone.defenses.retraining import held_out_by
 from funnybone.testing import linear_victim, random_clips
+from funnybone.training.measure import hold_out
 
-LONG_ONES = ("accuracy_by", "black_box", "choose_basar", "choose_recipe", "choose_step_size", "front_ends")
+LONG_ONES = (
+    "accuracy_by",
+    "beat_parts",
+    "black_box",
+    "choose_basar",
+    "choose_recipe",
+    "choose_step_size",
+    "front_ends",
+)
 LONG_ONES += ("defenses", "projection", "quick_suite", "nobox", "smart_goals", "time_to_best", "train_victims")
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -134,6 +144,20 @@ def test_victims_are_compared(tmp_path):
     out = tmp_path / "victims.json"
     run("victims", "--models", "hrnn", "--clips", 1, "--repetitions", 1, "--json", out)
     assert json.loads(out.read_text())
+
+
+def test_parts_of_beat_are_judged_on_clips_that_taught_it_nothing(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    parts = importlib.import_module("beat_parts")
+    clips = random_clips(40)
+    victim = linear_victim(clips)
+    monkeypatch.setattr(parts, "RADII", (1e-6, 10.0))
+    few = {"members": 1, "rounds": 1, "burn_in": 0, "steps": 2, "langevin_steps": 1, "negatives": 2, "hidden": 2}
+    for settings in (None, {**few, "input": "logits"}):
+        found = parts.measure(victim, clips, settings)
+        assert found["n"] == len(hold_out(clips, *held_out_by(victim))[1]) < len(clips)
+        assert (found["0.001 mm"]["fell"], found["10000 mm"]["fell"]) == (0, found["right"])
+        assert parts.row(("data", "model", "line"), found)[:2] == ["model", "line"]
 
 
 @pytest.mark.slow

@@ -108,9 +108,12 @@ class BEAT(Defense):
     buffer : int
         Chains of p(x) that are remembered, 0 for none.
     anew : float
-        Share of them that begin anew, at numbers between plus and minus ``box`` metres.
-    box : float
-        See ``anew``.
+        Share of them that begin anew.
+    box : float or None
+        Where chains of p(x) begin: at coordinates between plus and minus so many metres, as released. None: within
+        ``radius`` of training clips. From far away a few steps reach no motion that is likely, and what tells recorded
+        motion from such chains makes the appended networks steep: SGN was weaker with them than alone
+        (``benchmarks/beat_parts.py``).
     sampler : {"sghmc", "released"}
         What moves the weights: see `funnybone.sampling`.
     step_size : float
@@ -175,6 +178,7 @@ class BEAT(Defense):
             "partition": "mean",
             "negatives": 32,
             "buffer": 0,
+            "box": 1.0,
             "sampler": "released",
             "step_size": 1e-3,
             "prior": None,
@@ -209,7 +213,7 @@ class BEAT(Defense):
     negatives: int = 10
     buffer: int = 20
     anew: float = 0.05
-    box: float = 1.0
+    box: float | None = None
     sampler: Literal["sghmc", "released"] = "sghmc"
     step_size: float = 0.03
     friction: float = 0.05

@@ -185,6 +185,18 @@ def near(
     return torch.where(where, clean + radius * moved, clean)
 
 
+def new_chains(
+    clips: Clips, count: int, settings: "BEAT", generator: torch.Generator
+) -> tuple[Float[Tensor, "R M T V C"], Bool[Tensor, "R M T"]]:
+    """Return where chains of ``p(x)`` begin, on the valid frames of clips chosen at random: near these, or anywhere."""
+    rows = torch.randint(len(clips), (count,), generator=generator).to(clips.xyz.device)
+    xyz, valid = clips.xyz[rows], clips.valid[rows]
+    where = valid[..., None, None]
+    if settings.box is None:
+        return near(xyz, settings.radius, where, generator), valid
+    return near(torch.zeros_like(xyz), settings.box, where, generator), valid
+
+
 class Replay:
     """Chains of p(x) that go on where they were left: the buffer of persistent contrastive divergence.
 

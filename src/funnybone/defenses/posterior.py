@@ -14,7 +14,15 @@ from torch import Tensor
 
 from funnybone.clips import Clips
 from funnybone.defenses.base import Progress
-from funnybone.defenses.joint_model import Network, Replay, diverged, likely_motions, motion_score, near, neighbours
+from funnybone.defenses.joint_model import (
+    Network,
+    Replay,
+    diverged,
+    likely_motions,
+    motion_score,
+    neighbours,
+    new_chains,
+)
 from funnybone.errors import DataError
 from funnybone.models.weights import read_tensors, write_tensors
 from funnybone.sampling import Chain, begin, move, normal_like, released
@@ -85,7 +93,9 @@ class Posterior:
         self.heads = self._first()
         self.precision = _precision(self.heads, settings.prior)
         self.chain = begin(self.heads.flat())
-        self.replay = Replay(settings.buffer, settings.anew, self._begin)
+        self.replay = Replay(
+            settings.buffer, settings.anew, lambda count, chance: new_chains(clips, count, settings, chance)
+        )
         self.moved = self.clean  # where there is an adversary, what is seen of it
         self.samples: list[Tensor] = []
         self.best = self.heads.flat()
@@ -227,13 +237,6 @@ class Posterior:
         if not (torch.isfinite(shown.inputs).all() and torch.isfinite(shown.logits).all()):
             raise diverged("what the victim shows of a clip that was drawn", self.settings)
         return shown
-
-    def _begin(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """New chains of p(x): uniform numbers, on the valid frames of clips chosen at random."""
-        device = self.clips.xyz.device
-        valid = self.clips.valid[torch.randint(len(self.clips), (count,), generator=generator).to(device)]
-        nowhere = torch.zeros(count, *self.clips.xyz.shape[1:], device=device)
-        return near(nowhere, self.settings.box, valid[..., None, None], generator), valid
 
     @torch.no_grad()
     def _judge(self) -> None:

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from funnybone.clips import Clips
-from funnybone.defenses.joint_model import Replay, likely_motions, motion_score, near, neighbours
+from funnybone.defenses.joint_model import Replay, likely_motions, motion_score, neighbours, new_chains
 from funnybone.defenses.retraining import Retraining
 from funnybone.models.modes import evaluating
 from funnybone.training.method import Batch
@@ -71,13 +70,7 @@ class WholeNetwork(Retraining):
 
     def _chains(self, batch: Batch) -> Float[Tensor, "R M T V C"]:
         beat, clips = self.beat, batch.clips
-
-        def begin(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-            rows = torch.randint(len(clips), (count,), generator=generator).to(clips.xyz.device)
-            valid = clips.valid[rows]
-            return near(torch.zeros_like(clips.xyz[rows]), beat.box, valid[..., None, None], generator), valid
-
-        replay = Replay(beat.buffer, beat.anew, begin)
+        replay = Replay(beat.buffer, beat.anew, lambda count, chance: new_chains(clips, count, beat, chance))
         replay.xyz, replay.valid = batch.memory.get("xyz", replay.xyz), batch.memory.get("valid", replay.valid)
         xyz, valid, rows = replay.take(beat.negatives, batch.generator)
         with evaluating(batch.module):
