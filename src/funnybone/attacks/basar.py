@@ -66,7 +66,7 @@ class BASAR(DecisionAttack):
     reach : float
         Share of the way that probing tries first.
     caps : tuple of (float, float)
-        Distances in metres below which the spread is at most so large: the nearer, the finer. A distance is the
+        Distances, in the clips' unit, below which the spread is at most so large: the nearer, the finer. It is the
         Euclidean norm over the joints of a frame, mean over frames.
     tangent : {"true", "published"}
         How exploration is drawn: exactly orthogonal to the way, or as the published code does, which is not (its matrix

@@ -10,12 +10,13 @@ from funnybone.attacks.problem import Problem
 from funnybone.attacks.spaces import Space, over
 from funnybone.clips import Clips
 from funnybone.errors import DataError
+from funnybone.metrics.deviations import masked_mean
 from funnybone.motion.placing import laid_over
 from funnybone.motion.unwrapping import held
 
 HALVINGS = 10  # of a way, to compare it with others
 NOISES = 14  # how often noise is tried where no motion will do: one way and the other, and then twice as large
-FIRST_NOISE = 0.1  # metres
+FIRST_NOISE = 0.5  # of a clip's mean bone length
 
 Ask = Callable[[Float[Tensor, "B M T V C"], Int[Tensor, " B"]], Bool[Tensor, " B"]]
 Distance = Callable[[Float[Tensor, "B M T V C"], Int[Tensor, " B"]], Float[Tensor, " B"]]
@@ -62,14 +63,20 @@ def starting(
         if not len(rows):
             break
         keep(laid(problem.motions, order[rows, place], problem.clips, rows), rows)
-    noise = problem.chance.normal(*clean.shape[1:])
+    noise = problem.chance.normal(*clean.shape[1:]) * (FIRST_NOISE * _size(problem.clips))[:, None, None, None, None]
     for turn in range(NOISES if problem.goal.away else 0):
         rows = (number == 0).nonzero().flatten()
         if not len(rows):
             break
-        keep(clean[rows] + (-1) ** turn * FIRST_NOISE * 2 ** (turn // 2) * noise[rows], rows)
+        keep(clean[rows] + (-1) ** turn * 2 ** (turn // 2) * noise[rows], rows)
     chosen = _nearest(problem, space, found, number, ask, distance)
     return found[torch.arange(len(problem), device=clean.device), chosen], number > 0
+
+
+def _size(clips: Clips) -> Float[Tensor, " N"]:
+    """Mean bone length of each clip, so that noise fits metres and pixels; 1 where no bone has any."""
+    size = masked_mean(clips.skeleton.bone_lengths(clips.xyz), clips.valid[..., None])
+    return torch.where(size > 0, size, 1.0)
 
 
 def _nearest(

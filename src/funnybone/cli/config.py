@@ -1,5 +1,6 @@
 """Settings as text: TOML files of what a command takes, and ``key=value`` pairs of a part's fields."""
 
+import ast
 import tomllib
 import types
 import typing
@@ -80,6 +81,11 @@ def typed(owner: str, part: type, pairs: Iterable[str]) -> dict[str, Any]:
     ...     limit: int | None = None
     >>> typed("walk", Walk, ["steps=20", "weights=0.5,1", "limit=none"])
     {'steps': 20, 'weights': (0.5, 1.0), 'limit': None}
+
+    What has parts of its own is written as in Python:
+
+    >>> typed("walk", Walk, ["weights=(0.5, 1)"])
+    {'weights': (0.5, 1.0)}
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -103,5 +109,10 @@ def _structure(hint: Any, text: str) -> Any:
     if type(None) in kinds and text.lower() == "none":
         return None
     if any(typing.get_origin(kind) in (tuple, list) for kind in kinds):
+        if text.startswith(("(", "[")):
+            try:
+                return ast.literal_eval(text)
+            except (ValueError, SyntaxError):
+                return text
         return tuple(part.strip() for part in text.split(",")) if text else ()
     return text
