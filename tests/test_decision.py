@@ -128,6 +128,24 @@ def test_a_budget_is_never_exceeded_by_one(name, budget, starts):
     assert outcome.queries.min() >= min(budget - 1, 2)  # one may be kept back for the end
 
 
+@pytest.mark.parametrize(("name", "preset"), NATURAL)
+def test_what_was_nearest_of_anything_is_kept_too(name, preset, tmp_path):
+    victim, clips = easy()
+    attack = dataclasses.replace(
+        fb.create_attack(name, preset=preset, queries=60), **FEW["basar"] if name == "basar" else {}
+    )
+    outcome = attack(victim, clips, batch_size=3)
+    nearest = outcome.others["nearest"]
+    assert (victim.labels(nearest) != clips.labels)[outcome.success].all()
+    assert torch.equal(nearest[~clips.valid], clips.xyz[~clips.valid])
+    far = (nearest - clips.xyz).norm(dim=-1)[clips.valid].reshape(len(clips), -1).mean(1)
+    curve = torch.tensor([row[-1] for row in outcome.provenance["curve"]["position_m"]])
+    assert torch.allclose(far, curve, atol=1e-5)
+    assert (far <= outcome.distances["position_m"] + 1e-5).all() or name != "basar"
+    outcome.save(tmp_path / "it")
+    assert torch.equal(fb.Outcome.load(tmp_path / "it").others["nearest"], nearest)
+
+
 @each
 def test_another_generator_gives_another_result(name):
     victim, clips = easy()

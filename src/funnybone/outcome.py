@@ -62,6 +62,10 @@ class Outcome:
     distances : dict of str to Float[Tensor, "N"]
         `funnybone.metrics.deviations` of the stored clip; where it was said what natural motion is, ``on_manifold``,
         one for natural motion and zero for other.
+    others : dict of str to Float[Tensor, "N M T V C"]
+        Other positions that an attack kept, by name, clean where it was not tried; they were not judged anew. Attacks
+        that see labels have ``nearest``: of all that the victim took for what was wanted, what was nearest, whether it
+        is natural motion or not, and wherever balls of the threat model are.
     provenance : dict
         Attack, settings, goal, threat model, victim and its fingerprint, versions.
 
@@ -89,6 +93,7 @@ class Outcome:
     violation: Float[Tensor, " N"]
     zero_gradient: Bool[Tensor, " N"]
     distances: dict[str, Float[Tensor, " N"]] = field(default_factory=dict)
+    others: dict[str, Float[Tensor, "N M T V C"]] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -143,7 +148,8 @@ class Outcome:
         tensors = {key: getattr(self, key) for key in _VECTORS}
         clip_tensors, clip_record = to_parts(self.adversarial)
         tensors |= {f"clips.{key}": value for key, value in clip_tensors.items()}
-        tensors |= {f"distances.{key}": value for key, value in self.distances.items()}
+        for group in ("distances", "others"):
+            tensors |= {f"{group}.{key}": value for key, value in getattr(self, group).items()}
         record = {"format": FORMAT, "provenance": self.provenance, "clips": clip_record}
         # As bytes: save_file makes files that nobody else can read.
         content = {
@@ -169,24 +175,23 @@ class Outcome:
             with safe_open(tensors_path, "pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a dict
             record = json.loads(json_path.read_text(encoding="utf-8"))
-            clips = from_parts(
-                {key.removeprefix("clips."): value for key, value in tensors.items() if key.startswith("clips.")},
-                record["clips"],
-            )
+            clips = from_parts(_group(tensors, "clips"), record["clips"])
             return cls(
                 adversarial=clips,
                 **{key: tensors[key] for key in _VECTORS},
-                distances={
-                    key.removeprefix("distances."): value
-                    for key, value in tensors.items()
-                    if key.startswith("distances.")
-                },
+                distances=_group(tensors, "distances"),
+                others=_group(tensors, "others"),
                 provenance=record["provenance"],
             )
         except DataError as error:
             raise DataError(f"{tensors_path}: {error}") from None
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{tensors_path}: not an outcome ({error})", hint="it is damaged; attack again") from None
+
+
+def _group(tensors: dict[str, Tensor], group: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a group's, by what follows."""
+    return {key.removeprefix(f"{group}."): value for key, value in tensors.items() if key.startswith(f"{group}.")}
 
 
 def paths(path: str | Path) -> tuple[Path, Path]:

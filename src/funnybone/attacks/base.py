@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, get_args
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 import funnybone
@@ -172,6 +172,7 @@ class Attack(ABC):
             xyz = clips.xyz.clone()
             steps = torch.zeros(len(clips), dtype=torch.long)
             zero, claimed = torch.zeros(2, len(clips), dtype=torch.bool)
+            others: dict[str, Tensor] = {}
             done = successes = 0
             traces = []
             shared: dict[Any, Any] = {}
@@ -198,8 +199,9 @@ class Attack(ABC):
 
                 trace = self.run(problem, tell)
                 traces.append((rows, trace))
-                found = trace.xyz.to(xyz.device, torch.float32)
-                xyz[rows] = torch.where(clips.valid[rows][..., None, None], found, clips.xyz[rows])
+                xyz[rows] = _stored(trace.xyz, clips[rows])
+                for name, found in trace.others.items():
+                    others.setdefault(name, clips.xyz.clone())[rows] = _stored(found, clips[rows])
                 steps[rows], zero[rows], claimed[rows] = (
                     trace.steps.cpu(),
                     trace.zero_gradient.cpu(),
@@ -228,6 +230,7 @@ class Attack(ABC):
             violation=violation,
             zero_gradient=zero,
             distances=deviations(clips, xyz) | judged,
+            others=others,
             provenance=self.provenance(victim, clips, goal, threat, **how) | self.notes(success, traces),
         )
 
@@ -278,3 +281,8 @@ class Attack(ABC):
             "funnybone": funnybone.__version__,
             "torch": str(torch.__version__),
         }
+
+
+def _stored(found: Float[Tensor, "N M T V C"], clips: Clips) -> Float[Tensor, "N M T V C"]:
+    """Return positions as they are kept: beside the clips, in float32, clean wherever nothing may move."""
+    return torch.where(clips.valid[..., None, None], found.to(clips.xyz.device, torch.float32), clips.xyz)

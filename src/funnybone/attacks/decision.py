@@ -136,7 +136,7 @@ class DecisionAttack(Attack):
 
     The outcome's provenance has ``curve``: for numbers of ``queries``, the mean joint displacement in metres of what
     was kept of each clip by then, ``position_m`` of anything and ``natural_position_m`` of natural motion; and
-    ``natural``, which results are natural motion.
+    ``natural``, which results are natural motion. Its ``others`` have ``nearest``: what was nearest of anything.
 
     Parameters
     ----------
@@ -211,7 +211,14 @@ class DecisionAttack(Attack):
         progress(total, int(fallen.sum()), total)
         natural = fallen & book.natural.found & (xyz == book.natural.xyz).flatten(1).all(1)
         return WalkTrace(
-            xyz, fallen, walk.steps, torch.zeros_like(fallen), book.best.curve, book.natural.curve, natural
+            xyz,
+            fallen,
+            walk.steps,
+            torch.zeros_like(fallen),
+            book.best.curve,
+            book.natural.curve,
+            natural,
+            others={"nearest": book.best.xyz},
         )
 
     def notes(self, success: Bool[Tensor, " N"], traces: Sequence[tuple[Tensor, Trace]]) -> dict[str, Any]:

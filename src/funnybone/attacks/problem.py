@@ -247,6 +247,7 @@ class Trace:
     fallen: Bool[Tensor, " N"]  # what the attack believes; the verdict is taken anew
     steps: Int[Tensor, " N"]
     zero_gradient: Bool[Tensor, " N"]
+    others: dict[str, Float[Tensor, "N M T V C"]] = field(default_factory=dict, kw_only=True)  # see `Outcome`
 
 
 def achieved(goal: Goal, logits: Float[Tensor, "N K"], reference: Int[Tensor, " N"]) -> Bool[Tensor, " N"]:

@@ -159,10 +159,12 @@ def _check_saved_outcome(outcome: Outcome, clips: Clips, threat: Threat) -> None
         assert same, f"the adversarial clips' {name} was not saved as it was"
     recomputed = threat.bind(clips.skeleton).violation(clips.xyz, loaded.adversarial.xyz)
     assert torch.equal(recomputed, outcome.violation), "the violation reported is not that of the clips in the file"
-    assert loaded.distances.keys() == outcome.distances.keys(), "distances were lost"
-    for name, value in outcome.distances.items():
-        same = torch.allclose(value, loaded.distances[name], rtol=0, atol=0, equal_nan=True)
-        assert same, f"distance {name} was not saved as it was"
+    for group in ("distances", "others"):
+        values, kept = getattr(outcome, group), getattr(loaded, group)
+        assert kept.keys() == values.keys(), f"{group} were lost"
+        for name, value in values.items():
+            same = torch.allclose(value, kept[name], rtol=0, atol=0, equal_nan=True)
+            assert same, f"{group}: {name} was not saved as it was"
     assert loaded.provenance == json.loads(json.dumps(outcome.provenance)), "the provenance was not saved as it was"
 
 
