@@ -14,7 +14,9 @@ import torch
 
 import funnybone as fb
 from funnybone import auditing, models
+from funnybone.attacks.basar import BASAR
 from funnybone.cli import common, main
+from funnybone.cli.config import typed
 from funnybone.data import npz
 from funnybone.errors import DataError
 from funnybone.models.weights import DataRecord, SkeletonRecord
@@ -240,6 +242,13 @@ def test_folder_of_another_audit(refused, audit, tmp_path):
 
 
 # Unknown names, wrong usage
+
+
+@pytest.mark.parametrize("text", ["({[1]: 2},)", "[1", "(" * 300])
+def test_a_tuple_that_is_none_is_refused(text):
+    with pytest.raises(DataError, match="setting caps is"):
+        typed("attack basar", BASAR, [f"caps={text}"])
+    assert typed("attack basar", BASAR, ["caps=((0.02, 0.1),)"]) == {"caps": ((0.02, 0.1),)}
 
 
 def test_unknown_names(refused, motion):

@@ -112,7 +112,7 @@ def _structure(hint: Any, text: str) -> Any:
         if text.startswith(("(", "[")):
             try:
                 return ast.literal_eval(text)
-            except (ValueError, SyntaxError):
+            except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that it may raise
                 return text
         return tuple(part.strip() for part in text.split(",")) if text else ()
     return text
