@@ -186,24 +186,24 @@ def row(cell, found):
 
 def draw(data, model, found):
     """Draw median distances after so many queries, of any motion and of natural motion; return what shows it."""
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
     axes = figure.subplots(1, 2, sharex=True, sharey=True)
     for axis, key, title in zip(axes, CURVES, ("any motion", "natural motion"), strict=True):
-        for place, (attack, one) in enumerate(found.items()):
+        for place, (name, one) in enumerate(found.items()):
             last = max(one.get("queries_most") or one["queries_median"] or 0, 1)
             there = [(q, 1000 * d) for q, d in zip(one["curve"]["queries"], one["curve"][key], strict=True) if d]
             # The curve holds what was nearest so far; where an attack has ended, its line ends.
             there = [point for point in there if point[0] < last] + [(last, there[-1][1])] if there else []
-            axis.plot(
-                *zip(*there, strict=True) if there else ([], []), color=f"C{place}", label=attack, lw=1.6, marker="."
-            )
+            # Ten colours: attacks by scores, the last ones, share theirs with the first, and are dashed.
+            look = {"color": f"C{place}", "ls": "--" if name in BY_SCORES else "-", "lw": 1.6, "marker": "."}
+            axis.plot(*zip(*there, strict=True) if there else ([], []), label=called(name, one), **look)
         axis.set(xscale="log", yscale="log", xlabel="queries", title=f"{model}, {data}: {title}")
         axis.xaxis.set_major_formatter("{x:,.0f}")
         for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
             which("{x:.0f}")
         axis.grid(alpha=0.25, which="both", lw=0.5)
     axes[0].set_ylabel("median displacement, mm")
-    axes[1].legend(frameon=False, fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
     FIGURES.mkdir(exist_ok=True)
     file = FIGURES / f"queries.{data}.{model}.svg"
     with matplotlib.rc_context({"svg.hashsalt": file.name}):  # the same figures make the same file
@@ -238,7 +238,7 @@ def page(result):
             parts.append(table(headers, [row(cell, records[name_of(cell)]) for cell in own]))
         for model in IN_FULL:
             found = {cell[2]: records[name_of(cell)] for cell in own if cell[1] == model}
-            found = {called(attack, one): one for attack, one in found.items() if one["succeeded"]}
+            found = {attack: one for attack, one in found.items() if one["succeeded"]}
             if len(found) > 1:
                 parts.append(draw(data, model, found))
     return parts
